@@ -1,0 +1,13 @@
+export { Device } from "./device.ts";
+export type { BusName, DeviceOptions, Driver } from "./device.ts";
+export { DriverCore } from "./driver-core.ts";
+export type { AuxiliaryOptions, DmaHooks, FauxOptions } from "./driver-core.ts";
+export { INITCALL_LEVELS } from "./initcall.ts";
+export type { Initcall, InitcallLevel, InitcallRun } from "./initcall.ts";
+export { createKernel } from "./kernel.ts";
+export type { KernelContext, KernelOptions } from "./kernel.ts";
+export { KernelLog } from "./log.ts";
+export type { LogEntry, LogLevel } from "./log.ts";
+export { PageAllocator } from "./pages.ts";
+export type { PageAllocatorOptions } from "./pages.ts";
+export { Sysfs } from "./sysfs.ts";

@@ -1,0 +1,11 @@
+export { Clock } from "./clock.ts";
+export { DmaMaster } from "./dma.ts";
+export type { GuestCpu, GuestFault, GuestProgram } from "./guest.ts";
+export type { TrapCounter } from "./host-stage2.ts";
+export type { HvcCounter } from "./hyp-entry.ts";
+export { HostAbort, HypPanic, isHostAbort, isHypPanic, isMachineError, MachineError } from "./latch.ts";
+export type { AbortCause, AbortRecord, FailureRecord } from "./latch.ts";
+export { Machine } from "./machine.ts";
+export type { MachineOptions } from "./machine.ts";
+export { MSI_DOORBELL, MsiFrame } from "./msi-frame.ts";
+export type { LineSource } from "./msi-frame.ts";
