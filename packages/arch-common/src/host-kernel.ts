@@ -1,0 +1,173 @@
+import { ERRNO } from "@smmuv3/platform";
+import type { Firmware, HostCpu } from "@smmuv3/platform";
+import { createKernel } from "@smmuv3/driver-core";
+import type { Device, KernelContext } from "@smmuv3/driver-core";
+import { DMA_DIR, IommuCore } from "@smmuv3/iommu-core";
+import type { CoherentBuffer, SgEntry } from "@smmuv3/iommu-core";
+import { Pkvm } from "./pkvm.ts";
+import type { PkvmOptions } from "./pkvm.ts";
+import type { BootStatus, HostPort, Translation } from "./port.ts";
+
+/** `compatible` of the devices whose DMA a harness drives. */
+export const DMA_CLIENT = "smmuv3,dma-client";
+
+/** A kernel that is being put together: an architecture adds its drivers as initcalls, then {@link start}s it. */
+export class HostKernel {
+  readonly ctx: KernelContext;
+  readonly iommu: IommuCore;
+  #pkvm: Pkvm | undefined = undefined;
+
+  constructor(cpu: HostCpu, firmware: Firmware) {
+    this.ctx = createKernel({ cpu, firmware });
+    this.iommu = new IommuCore(this.ctx);
+    this.ctx.core.initcall("arch", "populate", () => {
+      this.ctx.core.populate(firmware);
+      return 0;
+    });
+    this.ctx.core.initcall("device", "dma-client", () => {
+      this.ctx.core.registerDriver({ name: "dma-client", bus: "pci", ids: [DMA_CLIENT], probe: () => 0 });
+      return 0;
+    });
+  }
+
+  /** Adds the kernel's side of pKVM; its initcalls come before those that are added after it. */
+  addPkvm(options: PkvmOptions): void {
+    this.#pkvm = new Pkvm(this.ctx, options);
+    this.#pkvm.register();
+  }
+
+  /** Boots, and returns the port of the running kernel. */
+  start(): HostPort {
+    this.ctx.core.boot();
+    return new KernelPort(this.ctx, this.iommu, this.#pkvm);
+  }
+}
+
+/** {@link HostPort} of a booted {@link HostKernel}. */
+class KernelPort implements HostPort {
+  readonly status: BootStatus;
+  readonly devices: readonly string[];
+  coherentPa: number = 0;
+  readonly #ctx: KernelContext;
+  readonly #iommu: IommuCore;
+  readonly #pkvm: Pkvm | undefined;
+  readonly #clients: readonly Device[];
+
+  constructor(ctx: KernelContext, iommu: IommuCore, pkvm: Pkvm | undefined) {
+    this.#ctx = ctx;
+    this.#iommu = iommu;
+    this.#pkvm = pkvm;
+    this.#clients = ctx.core.boundTo("dma-client");
+    this.devices = this.#clients.map((dev) => dev.name);
+    this.status = this.#describe();
+  }
+
+  get faultsReported(): number {
+    return this.#iommu.faults.count;
+  }
+
+  get attaches(): number {
+    return this.#ctx.cpu.counters.read("iommu.attaches").el1;
+  }
+
+  get allocatedBytes(): number {
+    return this.#ctx.pages.allocated;
+  }
+
+  dmaMap(device: number, pa: number, size: number, direction: number): number {
+    return this.#iommu.dma.mapPage(this.#clients[device]!, pa, size, direction);
+  }
+
+  dmaUnmap(device: number, dma: number, size: number, direction: number): number {
+    return this.#iommu.dma.unmapPage(this.#clients[device]!, dma, size, direction);
+  }
+
+  dmaMapSg(device: number, entries: readonly SgEntry[], direction: number): number {
+    return this.#iommu.dma.mapSg(this.#clients[device]!, entries, direction);
+  }
+
+  dmaUnmapSg(device: number, entries: readonly SgEntry[], direction: number): number {
+    return this.#iommu.dma.unmapSg(this.#clients[device]!, entries, direction);
+  }
+
+  dmaAlloc(device: number, size: number): number {
+    const buffer = this.#iommu.dma.allocCoherent(this.#clients[device]!, size);
+    if (typeof buffer === "number") return buffer;
+    this.coherentPa = buffer.pa;
+    return buffer.dma;
+  }
+
+  dmaFree(device: number, pa: number, dma: number, size: number): number {
+    const buffer: CoherentBuffer = { pa, dma, size };
+    return this.#iommu.dma.freeCoherent(this.#clients[device]!, buffer);
+  }
+
+  dmaMapResource(device: number, pa: number, size: number): number {
+    return this.#iommu.dma.mapResource(this.#clients[device]!, pa, size, DMA_DIR.bidirectional);
+  }
+
+  dmaUnmapResource(device: number, dma: number, size: number): number {
+    return this.#iommu.dma.unmapResource(this.#clients[device]!, dma, size, DMA_DIR.bidirectional);
+  }
+
+  allocPages(bytes: number): number {
+    return this.#ctx.pages.alloc(bytes);
+  }
+
+  freePages(pa: number, bytes: number): void {
+    this.#ctx.pages.free(pa, bytes);
+  }
+
+  load32(pa: number): number {
+    return this.#ctx.memory.load32(pa);
+  }
+
+  store32(pa: number, value: number): void {
+    this.#ctx.memory.store32(pa, value);
+  }
+
+  vmCreate(vcpus: number): number {
+    return this.#pkvm?.createVm(vcpus) ?? -ERRNO.ENOSYS;
+  }
+
+  vmDonate(handle: number, pa: number, ipa: number): number {
+    return this.#pkvm?.donateToVm(handle, pa, ipa) ?? -ERRNO.ENOSYS;
+  }
+
+  vmRun(handle: number, vcpu: number): number {
+    return this.#pkvm?.runVcpu(handle, vcpu) ?? -ERRNO.ENOSYS;
+  }
+
+  vmDestroy(handle: number, pages: readonly number[]): number {
+    return this.#pkvm?.destroyVm(handle, pages) ?? -ERRNO.ENOSYS;
+  }
+
+  poll(): void {
+    this.#ctx.cpu.relax();
+  }
+
+  #describe(): BootStatus {
+    const { core, log } = this.#ctx;
+    return {
+      protectedMode: this.#pkvm?.finalized ?? false,
+      iommuAtEl2: this.#pkvm?.ownsIommus ?? false,
+      translation: this.#translation(),
+      initcalls: core.initcallRuns.map(({ level, name }) => `${level}:${name}`),
+      deferrals: core.deferrals,
+      iommus: this.#iommu.instances.map(({ name, dev }) => ({
+        name,
+        device: dev.path,
+        driver: dev.driver?.name ?? "",
+      })),
+      poolBytes: this.#pkvm?.poolBytes ?? 0,
+      warnings: log.entries().filter(({ level }) => level === "warn" || level === "err").map(({ text }) => text),
+    };
+  }
+
+  /** Of all clients; they share one default. */
+  #translation(): Translation {
+    const first = this.#clients[0];
+    const domain = first === undefined ? undefined : this.#iommu.domainOf(first);
+    return domain?.type === "paging" ? "strict" : "identity";
+  }
+}

@@ -1,0 +1,6 @@
+export { DMA_CLIENT, HostKernel } from "./host-kernel.ts";
+export { Pkvm } from "./pkvm.ts";
+export type { HandoffDriver, PkvmOptions } from "./pkvm.ts";
+export { DMA_DIRECTION } from "./port.ts";
+export type { Architecture } from "./architecture.ts";
+export type { BootKernel, BootStatus, HostPort, StartHypervisor, Translation } from "./port.ts";

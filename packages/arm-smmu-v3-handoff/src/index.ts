@@ -1,0 +1,2 @@
+export { SmmuHandoff } from "./handoff.ts";
+export type { ClaimedSmmu, SmmuHandoffOptions } from "./handoff.ts";

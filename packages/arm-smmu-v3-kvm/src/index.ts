@@ -1,0 +1,2 @@
+export { createSmmuKvm } from "./kvm.ts";
+export type { SmmuKvm, SmmuKvmOptions } from "./kvm.ts";

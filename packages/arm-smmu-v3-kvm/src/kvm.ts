@@ -1,0 +1,43 @@
+import { errnoName } from "@smmuv3/platform";
+import { SmmuHandoff } from "@smmuv3/arm-smmu-v3-handoff";
+import type { ClaimedSmmu } from "@smmuv3/arm-smmu-v3-handoff";
+import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
+import { HostEventQueue } from "./events.ts";
+import type { EventSink } from "./events.ts";
+
+export interface SmmuKvmOptions {
+  /** Driver of the faux device that stands for an SMMU at EL2; its package is none of ours. */
+  readonly fauxDriver: (smmu: ClaimedSmmu) => Driver;
+  /** Receives the event records of the hardware. */
+  readonly events: EventSink;
+}
+
+/** The untrusted half of the three-driver design. */
+export interface SmmuKvm {
+  readonly handoff: SmmuHandoff;
+  /** Faux devices, one for each SMMU that EL2 accepted. */
+  readonly fauxDevices: readonly Device[];
+}
+
+/**
+ * Binds the physical SMMUs, hands them to EL2 and makes a faux device for each that EL2 accepted. It never registers with the
+ * IOMMU core. Event queues live in host memory, shared with EL2, and are drained here.
+ */
+export function createSmmuKvm(ctx: KernelContext, options: SmmuKvmOptions): SmmuKvm {
+  const fauxDevices: Device[] = [];
+  const handoff = new SmmuHandoff(ctx, {
+    name: "arm-smmu-v3-kvm",
+    ready: (smmu) => {
+      const queue = new HostEventQueue(ctx, smmu, options.events);
+      const status = queue.start();
+      if (status < 0) ctx.log.warn(`${smmu.dev.name}: no event queue: ${errnoName(status)}`);
+      const faux = ctx.core.addFaux({
+        name: `pkvm-iommu.${smmu.iommu}`,
+        driver: options.fauxDriver(smmu),
+        parent: smmu.dev,
+      });
+      if (faux !== undefined) fauxDevices.push(faux);
+    },
+  });
+  return { handoff, fauxDevices };
+}

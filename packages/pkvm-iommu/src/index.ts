@@ -1,0 +1,2 @@
+export { pkvmIommuDriver } from "./driver.ts";
+export type { PkvmIommuOptions } from "./driver.ts";
