@@ -5,8 +5,8 @@ export interface Architecture {
   readonly title: string;
   /** Posted or merged as described; false: reconstructed from a proposal. */
   readonly posted: boolean;
-  /** Packages that run at EL1, besides the kernel's core. */
+  /** Driver packages at EL1, besides the core and libraries of the kernel. */
   readonly el1: readonly string[];
-  /** Packages that run at EL2; none without a hypervisor. */
+  /** Hypervisor packages at EL2, besides shared libraries; none without a hypervisor. */
   readonly el2: readonly string[];
 }

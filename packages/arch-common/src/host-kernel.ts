@@ -3,13 +3,19 @@ import type { Firmware, HostCpu } from "@smmuv3/platform";
 import { createKernel } from "@smmuv3/driver-core";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
 import { DMA_DIR, IommuCore } from "@smmuv3/iommu-core";
-import type { CoherentBuffer, SgEntry } from "@smmuv3/iommu-core";
+import type { CoherentBuffer, DefaultDomainType, SgEntry } from "@smmuv3/iommu-core";
 import { Pkvm } from "./pkvm.ts";
 import type { PkvmOptions } from "./pkvm.ts";
-import type { BootStatus, HostPort, Translation } from "./port.ts";
+import type { BootOptions, BootStatus, HostPort, Translation } from "./port.ts";
 
 /** `compatible` of the devices whose DMA a harness drives. */
 export const DMA_CLIENT = "smmuv3,dma-client";
+
+const DOMAIN_TYPES: Readonly<Record<Translation, DefaultDomainType>> = {
+  identity: "identity",
+  strict: "dma",
+  fq: "dma-fq",
+};
 
 /** A kernel that is being put together: an architecture adds its drivers as initcalls, then {@link start}s it. */
 export class HostKernel {
@@ -17,9 +23,9 @@ export class HostKernel {
   readonly iommu: IommuCore;
   #pkvm: Pkvm | undefined = undefined;
 
-  constructor(cpu: HostCpu, firmware: Firmware) {
+  constructor(cpu: HostCpu, firmware: Firmware, options: BootOptions = {}) {
     this.ctx = createKernel({ cpu, firmware });
-    this.iommu = new IommuCore(this.ctx);
+    this.iommu = new IommuCore(this.ctx, { defaultDomainType: DOMAIN_TYPES[options.translation ?? "strict"] });
     this.ctx.core.initcall("arch", "populate", () => {
       this.ctx.core.populate(firmware);
       return 0;
@@ -75,23 +81,23 @@ class KernelPort implements HostPort {
   }
 
   dmaMap(device: number, pa: number, size: number, direction: number): number {
-    return this.#iommu.dma.mapPage(this.#clients[device]!, pa, size, direction);
+    return this.#iommu.dma.mapPage(this.#client(device), pa, size, direction);
   }
 
   dmaUnmap(device: number, dma: number, size: number, direction: number): number {
-    return this.#iommu.dma.unmapPage(this.#clients[device]!, dma, size, direction);
+    return this.#iommu.dma.unmapPage(this.#client(device), dma, size, direction);
   }
 
   dmaMapSg(device: number, entries: readonly SgEntry[], direction: number): number {
-    return this.#iommu.dma.mapSg(this.#clients[device]!, entries, direction);
+    return this.#iommu.dma.mapSg(this.#client(device), entries, direction);
   }
 
   dmaUnmapSg(device: number, entries: readonly SgEntry[], direction: number): number {
-    return this.#iommu.dma.unmapSg(this.#clients[device]!, entries, direction);
+    return this.#iommu.dma.unmapSg(this.#client(device), entries, direction);
   }
 
   dmaAlloc(device: number, size: number): number {
-    const buffer = this.#iommu.dma.allocCoherent(this.#clients[device]!, size);
+    const buffer = this.#iommu.dma.allocCoherent(this.#client(device), size);
     if (typeof buffer === "number") return buffer;
     this.coherentPa = buffer.pa;
     return buffer.dma;
@@ -99,15 +105,15 @@ class KernelPort implements HostPort {
 
   dmaFree(device: number, pa: number, dma: number, size: number): number {
     const buffer: CoherentBuffer = { pa, dma, size };
-    return this.#iommu.dma.freeCoherent(this.#clients[device]!, buffer);
+    return this.#iommu.dma.freeCoherent(this.#client(device), buffer);
   }
 
   dmaMapResource(device: number, pa: number, size: number): number {
-    return this.#iommu.dma.mapResource(this.#clients[device]!, pa, size, DMA_DIR.bidirectional);
+    return this.#iommu.dma.mapResource(this.#client(device), pa, size, DMA_DIR.bidirectional);
   }
 
   dmaUnmapResource(device: number, dma: number, size: number): number {
-    return this.#iommu.dma.unmapResource(this.#clients[device]!, dma, size, DMA_DIR.bidirectional);
+    return this.#iommu.dma.unmapResource(this.#client(device), dma, size, DMA_DIR.bidirectional);
   }
 
   allocPages(bytes: number): number {
@@ -146,6 +152,14 @@ class KernelPort implements HostPort {
     this.#ctx.cpu.relax();
   }
 
+  #client(device: number): Device {
+    const client = this.#clients[device];
+    if (client === undefined) {
+      throw new RangeError(`HostPort: device must be an integer from 0 to ${this.#clients.length - 1}, got ${device}`);
+    }
+    return client;
+  }
+
   #describe(): BootStatus {
     const { core, log } = this.#ctx;
     return {
@@ -168,6 +182,7 @@ class KernelPort implements HostPort {
   #translation(): Translation {
     const first = this.#clients[0];
     const domain = first === undefined ? undefined : this.#iommu.domainOf(first);
-    return domain?.type === "paging" ? "strict" : "identity";
+    if (domain?.type !== "paging") return "identity";
+    return domain.flushQueue === undefined ? "strict" : "fq";
   }
 }

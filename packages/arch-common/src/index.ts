@@ -3,4 +3,4 @@ export { Pkvm } from "./pkvm.ts";
 export type { HandoffDriver, PkvmOptions } from "./pkvm.ts";
 export { DMA_DIRECTION } from "./port.ts";
 export type { Architecture } from "./architecture.ts";
-export type { BootKernel, BootStatus, HostPort, StartHypervisor, Translation } from "./port.ts";
+export type { BootKernel, BootOptions, BootStatus, HostPort, StartHypervisor, Translation } from "./port.ts";

@@ -2,18 +2,21 @@ import { ERRNO, errnoName, PAGE_SIZE } from "@smmuv3/platform";
 import type { KernelContext } from "@smmuv3/driver-core";
 import { abiHash, hypercall, poolPages } from "@smmuv3/pkvm-abi";
 
-/** A kernel driver that gives an IOMMU to EL2. Calls come in the order of the members, each once. */
+/** A kernel driver that gives IOMMUs to EL2. */
 export interface HandoffDriver {
-  /** EL2 is up and the host still trusted: hand over. 0, or a negative errno: EL2 goes on without this IOMMU. */
+  /**
+   * EL2 is up and the host still trusted: hand over. 0, or a negative errno: the host stays as it is, for a device that reaches
+   * all memory would make the protection of the rest worthless.
+   */
   handoff(): number;
   /** The host is deprivileged and EL2 has the IOMMUs: make the devices that drivers bind to. */
   ready(): void;
-  /** EL2 did not come up: let go of the hardware, so that the stock driver can have it. */
+  /** Instead of {@link ready}: there is no protection. Let go of the hardware, so that the stock driver can have it. */
   release(): void;
 }
 
 export interface PkvmOptions {
-  /** EL2 has an IOMMU driver: its pool is larger. */
+  /** EL2 has an IOMMU driver, which needs more memory. */
   readonly iommu: boolean;
   readonly handoffs: readonly HandoffDriver[];
   /** How many IOMMUs EL2 has accepted. */
@@ -31,7 +34,9 @@ export class Pkvm {
   poolBytes: number = 0;
   readonly #ctx: KernelContext;
   readonly #options: PkvmOptions;
+  /** EL2 is up and everything so far went well. */
   #up = false;
+  /** Table memory of each VM, by handle. */
   readonly #tables = new Map<number, number>();
 
   constructor(ctx: KernelContext, options: PkvmOptions) {
@@ -84,7 +89,7 @@ export class Pkvm {
     return 0;
   }
 
-  /** Protection is off; the machine works without. */
+  /** There is no protection; the machine works without. Devices that were let go are offered to the other drivers. */
   #failed(step: string, status: number): number {
     const { core, log } = this.#ctx;
     log.err(`kvm: pKVM ${step} failed: ${errnoName(status)}; the host is not protected`);
@@ -94,6 +99,7 @@ export class Pkvm {
     return status;
   }
 
+  /** Creates a protected VM. Its handle, or a negative errno: -ENOSYS while the host is not deprivileged. */
   createVm(vcpus: number): number {
     if (!this.finalized) return -ERRNO.ENOSYS;
     const { cpu, pages } = this.#ctx;
@@ -105,30 +111,38 @@ export class Pkvm {
     return handle;
   }
 
+  /** Gives the page at `pa` to a VM at `ipa`. */
   donateToVm(handle: number, pa: number, ipa: number): number {
     return hypercall(this.#ctx.cpu, "__pkvm_host_donate_guest", handle, pa / PAGE_SIZE, ipa);
   }
 
+  /** Runs a vCPU until it exits: 0 done, 1 stage-2 abort. */
   runVcpu(handle: number, vcpu: number): number {
     return hypercall(this.#ctx.cpu, "__pkvm_vcpu_run", handle, vcpu);
   }
 
-  /** Tears the VM down and reclaims its pages, table memory included. Pages in `owned` stay with the caller. */
+  /**
+   * Tears the VM down and reclaims its pages, table memory included. The pages in `owned` stay allocated: they are the caller's.
+   * @returns 0, or the first negative errno; what EL2 does not give back is lost to the kernel
+   */
   destroyVm(handle: number, owned: readonly number[]): number {
-    const { cpu, pages } = this.#ctx;
     const base = this.#tables.get(handle);
-    const status = hypercall(cpu, "__pkvm_teardown_vm", handle);
-    if (status < 0 || base === undefined) return status < 0 ? status : -ERRNO.ENOENT;
+    const torn = hypercall(this.#ctx.cpu, "__pkvm_teardown_vm", handle);
+    if (torn < 0) return torn;
+    if (base === undefined) return -ERRNO.ENOENT;
     this.#tables.delete(handle);
-    for (let i = 0; i < VM_TABLE_PAGES; i++) {
-      const reclaimed = hypercall(cpu, "__pkvm_host_reclaim_page", base / PAGE_SIZE + i);
-      if (reclaimed < 0) return reclaimed;
+    const tables = Array.from({ length: VM_TABLE_PAGES }, (_, i) => base + i * PAGE_SIZE);
+    const status = this.#reclaim(tables);
+    if (status === 0) this.#ctx.pages.free(base, VM_TABLE_PAGES * PAGE_SIZE);
+    return this.#reclaim(owned) || status;
+  }
+
+  #reclaim(pages: readonly number[]): number {
+    let first = 0;
+    for (const pa of pages) {
+      const status = hypercall(this.#ctx.cpu, "__pkvm_host_reclaim_page", pa / PAGE_SIZE);
+      if (first === 0) first = status;
     }
-    pages.free(base, VM_TABLE_PAGES * PAGE_SIZE);
-    for (const pa of owned) {
-      const reclaimed = hypercall(cpu, "__pkvm_host_reclaim_page", pa / PAGE_SIZE);
-      if (reclaimed < 0) return reclaimed;
-    }
-    return 0;
+    return first;
   }
 }

@@ -1,11 +1,21 @@
+import { DMA_DIR } from "@smmuv3/iommu-core";
 import type { SgEntry } from "@smmuv3/iommu-core";
 import type { Firmware, HostCpu, HypCpu } from "@smmuv3/platform";
 
-/** How a kernel's devices are translated. */
+/** How a kernel's devices are translated; `fq`: invalidated late, through a flush queue. */
 export type Translation = "identity" | "strict" | "fq";
 
+/** What the kernel is told when it is started: its command line. */
+export interface BootOptions {
+  /**
+   * Translation of the DMA clients where the driver can do it, else the nearest that it can: `iommu.passthrough`,
+   * `iommu.strict`. Default strict.
+   */
+  readonly translation?: Translation;
+}
+
 /** DMA direction, Linux values. */
-export const DMA_DIRECTION = { bidirectional: 0, toDevice: 1, fromDevice: 2 } as const;
+export const DMA_DIRECTION: typeof DMA_DIR = DMA_DIR;
 
 /** What became of a boot. */
 export interface BootStatus {
@@ -29,7 +39,7 @@ export interface BootStatus {
 
 /**
  * A booted kernel, as a harness drives it: its DMA API, its page allocator, its view of memory, its hypercalls for VMs.
- * Devices are numbered; addresses are numbers; failures are negative errnos.
+ * Devices are numbered; addresses are numbers; failures are negative errnos. A device number without a device is a RangeError.
  */
 export interface HostPort {
   readonly status: BootStatus;
@@ -79,7 +89,7 @@ export interface HostPort {
 }
 
 /** EL1 entry of an architecture. */
-export type BootKernel = (cpu: HostCpu, firmware: Firmware) => HostPort;
+export type BootKernel = (cpu: HostCpu, firmware: Firmware, options?: BootOptions) => HostPort;
 
 /** EL2 entry of an architecture. */
 export type StartHypervisor = (cpu: HypCpu, firmware: Firmware) => void;

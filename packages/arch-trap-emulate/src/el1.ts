@@ -7,14 +7,17 @@ import { createNesting, EMULATED_SMMU_ID } from "@smmuv3/arm-smmu-v3-nesting";
  * EL1: the nesting driver claims the physical SMMU at subsys level and hands it to EL2; the unmodified driver binds the
  * auxiliary device that appears once the host is deprivileged, or the physical one if EL2 did not come up.
  */
-export const bootKernel: BootKernel = (cpu, firmware) => {
-  const kernel = new HostKernel(cpu, firmware);
+export const bootKernel: BootKernel = (cpu, firmware, options) => {
+  const kernel = new HostKernel(cpu, firmware, options);
   const nesting = createNesting(kernel.ctx);
-  kernel.ctx.core.initcall("subsys", "smmuv3-nesting", () => nesting.register());
+  kernel.ctx.core.initcall("subsys", "smmuv3-nesting", () => {
+    nesting.register();
+    return 0;
+  });
   kernel.addPkvm({
     iommu: true,
     handoffs: [nesting],
-    accepted: () => nesting.smmus.filter(({ iommu }) => iommu >= 0).length,
+    accepted: () => nesting.accepted,
   });
   kernel.ctx.core.initcall("device", "arm-smmu-v3", () => {
     registerArmSmmuV3(kernel.ctx, kernel.iommu, { auxiliaryId: EMULATED_SMMU_ID });

@@ -1,6 +1,7 @@
-import { alignUp, ERRNO, PAGE_SIZE } from "@smmuv3/platform";
+import { alignUp, ERRNO, errnoName, PAGE_SIZE } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
 import { probeFeatures, strtabGeometry } from "@smmuv3/arm-smmu-v3-common";
+import type { SmmuFeatures } from "@smmuv3/arm-smmu-v3-common";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
 import { HANDOFF_FLAG, hypercall, writeHandoff } from "@smmuv3/pkvm-abi";
 import { CMD_BYTES, REGISTER_SPACE } from "@smmuv3/smmu-v3-defs";
@@ -10,38 +11,32 @@ export interface ClaimedSmmu {
   readonly dev: Device;
   readonly node: FirmwareNode;
   /** EL2's number of it, or -1 while EL2 does not have it. */
-  iommu: number;
+  readonly iommu: number;
+  /** log2 of the events that the hardware's queue may have; 0 while EL2 does not have it. */
+  readonly evtqLog2: number;
 }
 
 export interface SmmuHandoffOptions {
   /** Name of the platform driver. */
   readonly name: string;
-  /** EL2 has the SMMU and the host is deprivileged. */
+  /** EL2 has the SMMU and the host is deprivileged: make what drivers bind to. */
   readonly ready: (smmu: ClaimedSmmu) => void;
 }
 
-/** Entries of EL2's command queue: 64 KiB. */
+/** log2 of the commands of EL2's queue at most: 64 KiB of them. */
 const CMDQ_MAX_LOG2 = 12;
 
-/** Memory that goes to EL2 with one SMMU. */
-interface DonatedMemory {
-  readonly handoffPa: number;
-  readonly cmdqBase: number;
-  readonly cmdqLog2: number;
-  readonly strtabBase: number;
-  readonly strtabBytes: number;
-}
+type Claim = { -readonly [Key in keyof ClaimedSmmu]: ClaimedSmmu[Key] };
 
 /**
  * The untrusted half that keeps the stock driver away from the hardware: it binds every `arm,smmu-v3` first, and gives each to
  * EL2 while the host is trusted. It cannot register with the IOMMU core: its package may not import it.
  */
 export class SmmuHandoff {
-  readonly smmus: ClaimedSmmu[] = [];
   readonly #ctx: KernelContext;
   readonly #options: SmmuHandoffOptions;
   readonly #driver: Driver;
-  readonly #memory = new Map<ClaimedSmmu, DonatedMemory>();
+  readonly #claims: Claim[] = [];
 
   constructor(ctx: KernelContext, options: SmmuHandoffOptions) {
     this.#ctx = ctx;
@@ -52,20 +47,34 @@ export class SmmuHandoff {
       ids: ["arm,smmu-v3"],
       probe: (dev) => this.#probe(dev),
       remove: (dev) => {
-        this.#remove(dev);
+        this.#claims.splice(this.#claims.findIndex((claim) => claim.dev === dev), 1);
       },
     };
   }
 
-  /** Registers the platform driver, before any driver that would use the SMMU. */
-  register(): number {
-    return this.#ctx.core.registerDriver(this.#driver);
+  /** SMMUs that this driver is bound to, in order of binding. */
+  get smmus(): readonly ClaimedSmmu[] {
+    return this.#claims;
   }
 
-  /** Gives every claimed SMMU to EL2. 0, or the first negative errno; SMMUs after it are not handed over. */
+  /** SMMUs that EL2 has accepted. */
+  get accepted(): number {
+    return this.#claims.filter(({ iommu }) => iommu >= 0).length;
+  }
+
+  /** Registers the platform driver, before any driver that would use the SMMU. */
+  register(): void {
+    this.#ctx.core.registerDriver(this.#driver);
+  }
+
+  /**
+   * Gives every claimed SMMU to EL2, which is up while the host is still trusted.
+   * @returns 0, or the first negative errno: -EINVAL (a node without a whole register space), -ENXIO (hardware that no driver
+   * can use), -ENOMEM, or EL2's; SMMUs from that one on stay the host's
+   */
   handoff(): number {
-    for (const smmu of this.smmus) {
-      const status = this.#handoffOne(smmu);
+    for (const claim of this.#claims) {
+      const status = this.#handoffOne(claim);
       if (status < 0) return status;
     }
     return 0;
@@ -73,72 +82,72 @@ export class SmmuHandoff {
 
   /** Reports the SMMUs that EL2 has. */
   ready(): void {
-    for (const smmu of this.smmus) if (smmu.iommu >= 0) this.#options.ready(smmu);
+    for (const claim of this.#claims) if (claim.iommu >= 0) this.#options.ready(claim);
   }
 
-  /** Unbinds, so that the next driver that matches can have the hardware. */
+  /** Unbinds, so that the next driver that matches can have the hardware. What EL2 was given stays with it. */
   release(): void {
     this.#ctx.core.unregisterDriver(this.#driver);
   }
 
+  /** Claims whatever says that it is an SMMU: one that EL2 cannot have must fail the hand-over, not slip past it. */
   #probe(dev: Device): number {
-    const { node } = dev;
-    const window = node?.reg[0];
-    if (node === undefined || window === undefined) return -ERRNO.EINVAL;
-    if (window.size < REGISTER_SPACE || window.base % PAGE_SIZE !== 0) return -ERRNO.EINVAL;
-    this.smmus.push({ dev, node, iommu: -1 });
+    if (dev.node === undefined) return -ERRNO.EINVAL;
+    this.#claims.push({ dev, node: dev.node, iommu: -1, evtqLog2: 0 });
     return 0;
   }
 
-  #remove(dev: Device): void {
-    const at = this.smmus.findIndex((smmu) => smmu.dev === dev);
-    const [smmu] = at < 0 ? [] : this.smmus.splice(at, 1);
-    const memory = smmu === undefined ? undefined : this.#memory.get(smmu);
-    if (smmu === undefined || memory === undefined || smmu.iommu >= 0) return;
-    this.#free(memory);
-    this.#memory.delete(smmu);
-  }
-
-  #handoffOne(smmu: ClaimedSmmu): number {
-    const { cpu, memory } = this.#ctx;
-    const { base, size } = smmu.node.reg[0]!;
-    const donated = this.#allocate(base, size);
-    if (typeof donated === "number") return donated;
-    this.#memory.set(smmu, donated);
-    const { handoffPa, ...queues } = donated;
-    const coherent = smmu.node.properties["dma-coherent"] === true;
-    writeHandoff(memory, handoffPa, {
-      mmioBase: base,
-      mmioSize: size,
-      ...queues,
-      flags: coherent ? HANDOFF_FLAG.coherent : 0,
-    });
-    const iommu = hypercall(cpu, "__pkvm_iommu_handoff", handoffPa);
-    if (iommu < 0) return iommu;
-    smmu.iommu = iommu;
+  #handoffOne(claim: Claim): number {
+    const window = claim.node.reg[0];
+    if (window === undefined || window.size < REGISTER_SPACE || window.base % PAGE_SIZE !== 0) return -ERRNO.EINVAL;
+    const features = probeFeatures(this.#ctx.cpu.ioremap(window.base, window.size));
+    if ("error" in features) {
+      this.#log(claim, features.reason);
+      return features.error;
+    }
+    const iommu = this.#give(window, features, claim.node.properties["dma-coherent"] === true);
+    if (iommu < 0) {
+      this.#log(claim, `handing it to EL2: ${errnoName(iommu)}`);
+      return iommu;
+    }
+    claim.iommu = iommu;
+    claim.evtqLog2 = features.evtqLog2;
     return 0;
   }
 
-  /** What EL2 needs, sized by the ID registers. */
-  #allocate(base: number, size: number): DonatedMemory | number {
-    const { cpu, pages } = this.#ctx;
-    const features = probeFeatures(cpu.ioremap(base, size));
-    if (typeof features === "number") return features;
+  /**
+   * Gives an SMMU away together with memory for its command queue and stream table, sized by the ID registers; EL2 clears both.
+   * @returns EL2's number of it, or a negative errno with the memory free again
+   */
+  #give(window: FirmwareNode["reg"][number], features: SmmuFeatures, coherent: boolean): number {
+    const { cpu, memory, pages } = this.#ctx;
     const cmdqLog2 = Math.min(features.cmdqLog2, CMDQ_MAX_LOG2);
-    const strtabBytes = alignUp(strtabGeometry(features).bytes, PAGE_SIZE);
-    const handoffPa = pages.alloc(PAGE_SIZE);
-    const cmdqBase = pages.alloc(CMD_BYTES << cmdqLog2);
-    const strtabBase = pages.alloc(strtabBytes);
-    const donated = { handoffPa, cmdqBase, cmdqLog2, strtabBase, strtabBytes };
-    if (handoffPa >= 0 && cmdqBase >= 0 && strtabBase >= 0) return donated;
-    this.#free(donated);
-    return -ERRNO.ENOMEM;
+    const strtab = strtabGeometry(features.sidBits, features.strtab2lvl);
+    const sizes = [PAGE_SIZE, CMD_BYTES << cmdqLog2, strtab.bytes].map((bytes) => alignUp(bytes, PAGE_SIZE));
+    const blocks = sizes.map((bytes) => pages.alloc(bytes));
+    const [page, cmdqBase, strtabBase] = blocks as [number, number, number];
+    let status = Math.min(0, ...blocks);
+    if (status === 0) {
+      writeHandoff(memory, page, {
+        mmioBase: window.base,
+        mmioSize: window.size,
+        cmdqBase,
+        cmdqLog2,
+        strtabBase,
+        strtabBytes: sizes[2]!,
+        flags: coherent ? HANDOFF_FLAG.coherent : 0,
+      });
+      status = hypercall(cpu, "__pkvm_iommu_handoff", page);
+    }
+    if (status < 0) {
+      blocks.forEach((pa, i) => {
+        if (pa >= 0) pages.free(pa, sizes[i]!);
+      });
+    }
+    return status;
   }
 
-  #free(memory: DonatedMemory): void {
-    const { pages } = this.#ctx;
-    if (memory.handoffPa >= 0) pages.free(memory.handoffPa, PAGE_SIZE);
-    if (memory.cmdqBase >= 0) pages.free(memory.cmdqBase, CMD_BYTES << memory.cmdqLog2);
-    if (memory.strtabBase >= 0) pages.free(memory.strtabBase, memory.strtabBytes);
+  #log(claim: Claim, text: string): void {
+    this.#ctx.log.err(`${this.#options.name} ${claim.node.name}: ${text}`);
   }
 }

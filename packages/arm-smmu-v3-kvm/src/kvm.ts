@@ -2,14 +2,15 @@ import { errnoName } from "@smmuv3/platform";
 import { SmmuHandoff } from "@smmuv3/arm-smmu-v3-handoff";
 import type { ClaimedSmmu } from "@smmuv3/arm-smmu-v3-handoff";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
-import { HostEventQueue } from "./events.ts";
-import type { EventSink } from "./events.ts";
+import { EventChannel } from "./event-channel.ts";
+import { decodeRecord } from "./events.ts";
+import type { SmmuEvent } from "./events.ts";
 
 export interface SmmuKvmOptions {
   /** Driver of the faux device that stands for an SMMU at EL2; its package is none of ours. */
   readonly fauxDriver: (smmu: ClaimedSmmu) => Driver;
-  /** Receives the event records of the hardware. */
-  readonly events: EventSink;
+  /** Called for every event that the hardware reports. */
+  readonly onEvent: (smmu: ClaimedSmmu, event: SmmuEvent) => void;
 }
 
 /** The untrusted half of the three-driver design. */
@@ -21,21 +22,20 @@ export interface SmmuKvm {
 
 /**
  * Binds the physical SMMUs, hands them to EL2 and makes a faux device for each that EL2 accepted. It never registers with the
- * IOMMU core. Event queues live in host memory, shared with EL2, and are drained here.
+ * IOMMU core. Event queues live in host memory, shared with EL2, and are drained here; without one the SMMU works all the same.
  */
 export function createSmmuKvm(ctx: KernelContext, options: SmmuKvmOptions): SmmuKvm {
   const fauxDevices: Device[] = [];
   const handoff = new SmmuHandoff(ctx, {
     name: "arm-smmu-v3-kvm",
     ready: (smmu) => {
-      const queue = new HostEventQueue(ctx, smmu, options.events);
-      const status = queue.start();
-      if (status < 0) ctx.log.warn(`${smmu.dev.name}: no event queue: ${errnoName(status)}`);
-      const faux = ctx.core.addFaux({
-        name: `pkvm-iommu.${smmu.iommu}`,
-        driver: options.fauxDriver(smmu),
-        parent: smmu.dev,
+      const channel = new EventChannel(ctx, smmu, (record) => {
+        options.onEvent(smmu, decodeRecord(record));
       });
+      const status = channel.start();
+      if (status < 0) ctx.log.warn(`arm-smmu-v3-kvm ${smmu.node.name}: no event queue: ${errnoName(status)}`);
+      const name = `pkvm-iommu.${smmu.iommu}`;
+      const faux = ctx.core.addFaux({ name, driver: options.fauxDriver(smmu), parent: smmu.dev });
       if (faux !== undefined) fauxDevices.push(faux);
     },
   });

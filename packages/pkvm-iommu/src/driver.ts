@@ -12,50 +12,77 @@ export interface PkvmIommuOptions {
   readonly node: FirmwareNode;
 }
 
+/** Firmware's mark of a device whose DMA is active at boot: EL2 keeps its streams mapped, and so must the kernel. */
+const BOOT_DMA_PROPERTY = "iommu-addresses";
+
+/** State of a stream whose device is attached to `domain`; a device without one is blocked. */
+function stateOf(domain: IommuDomain | undefined): number {
+  return domain?.type === "identity" ? IOMMU_STATE.identity : IOMMU_STATE.blocking;
+}
+
 /**
  * A driver for one faux device, which stands for one IOMMU that EL2 owns. It knows no hardware: every translation change is
- * one hypercall, and a device is a list of stream numbers from firmware.
+ * one hypercall per stream, and a device is a list of stream numbers from firmware.
  */
 export function pkvmIommuDriver(ctx: KernelContext, core: IommuCore, options: PkvmIommuOptions): Driver {
   const { iommu, node } = options;
 
-  const setState = (dev: Device, state: number): number => {
+  const setState = (dev: Device, state: number, old: number): number => {
     const ids = core.fwspecOf(dev)?.ids ?? [];
-    for (const id of ids) {
-      const status = hypercall(ctx.cpu, "__pkvm_iommu_set_state", iommu, id, IOMMU_NO_PASID, state);
-      if (status < 0) return status;
+    const set = (id: number, to: number): number =>
+      hypercall(ctx.cpu, "__pkvm_iommu_set_state", iommu, id, IOMMU_NO_PASID, to);
+    for (let i = 0; i < ids.length; i++) {
+      const status = set(ids[i]!, state);
+      if (status === 0) continue;
+      // The streams of a device change together or not at all.
+      while (--i >= 0) set(ids[i]!, old);
+      return status;
     }
     return 0;
   };
-  const fixedDomain = (type: "identity" | "blocked", state: number): IommuDomain =>
-    new IommuDomain({ type, ops: { attachDev: (_domain, dev) => setState(dev, state) } });
+  const fixedDomain = (type: "identity" | "blocked"): IommuDomain =>
+    new IommuDomain({
+      type,
+      ops: { attachDev: (domain, dev, old) => setState(dev, stateOf(domain), stateOf(old)) },
+    });
 
   const ops: IommuOps = {
-    identityDomain: fixedDomain("identity", IOMMU_STATE.identity),
-    blockedDomain: fixedDomain("blocked", IOMMU_STATE.blocking),
+    identityDomain: fixedDomain("identity"),
+    blockedDomain: fixedDomain("blocked"),
     ofXlate: () => 0,
-    // EL2 refuses a stream that it does not have; asking for what every stream is in after take-over changes nothing.
-    probeDevice: (dev) => setState(dev, IOMMU_STATE.blocking),
+    // Asks for the state that the streams have since the take-over: a stream that EL2 does not have, or has no memory for, is
+    // refused here, and attaching a device cannot fail later.
+    probeDevice(dev) {
+      const bootDma = dev.node?.properties[BOOT_DMA_PROPERTY] !== undefined;
+      const state = bootDma ? IOMMU_STATE.identity : IOMMU_STATE.blocking;
+      return setState(dev, state, state);
+    },
     releaseDevice: () => {},
     deviceGroup: (dev) => core.genericGroup(dev),
   };
 
-  const registered = new Map<Device, IommuInstance>();
+  let instance: IommuInstance | undefined;
   return {
     name: "pkvm-iommu",
     bus: "faux",
     ids: [],
     probe(dev) {
-      if (registered.size > 0) return -ERRNO.EBUSY;
-      const instance: IommuInstance = { name: `pkvm-iommu.${iommu}`, ops, dev, node };
-      registered.set(dev, instance);
-      core.register(instance);
-      return 0;
+      if (instance !== undefined) return -ERRNO.EBUSY;
+      const registered: IommuInstance = { name: `pkvm-iommu.${iommu}`, ops, dev, node };
+      const status = core.register(registered);
+      if (status === 0) instance = registered;
+      return status;
     },
-    remove(dev) {
-      const instance = registered.get(dev);
+    remove() {
       if (instance !== undefined) core.unregister(instance);
-      registered.delete(dev);
+      instance = undefined;
     },
   };
+}
+
+/** The device behind the IOMMU at firmware node `iommu` that has the stream `id`: whose fault it was. */
+export function streamOwner(core: IommuCore, iommu: string, id: number): Device | undefined {
+  const instance = core.instanceOf(iommu);
+  if (instance === undefined) return undefined;
+  return core.devicesOf(instance).find((dev) => core.fwspecOf(dev)?.ids.includes(id));
 }

@@ -1,2 +1,2 @@
-export { pkvmIommuDriver } from "./driver.ts";
+export { pkvmIommuDriver, streamOwner } from "./driver.ts";
 export type { PkvmIommuOptions } from "./driver.ts";

@@ -5,7 +5,10 @@ import type { Fields } from "./field.ts";
 export const CD_WORDS = 16;
 export const CD_BYTES = 64;
 
-/** Context Descriptor, IHI 0070 5.4. */
+/**
+ * Context Descriptor, IHI 0070 5.4. Where SMMU_IDR5.D128 is 0, SKLx is HWUx62:HWUx61; where it is 1, HADx is DisCHx for
+ * 128-bit descriptors.
+ */
 export const CD_SPEC = {
   T0SZ: [5, 0],
   TG0: [7, 6],
@@ -65,6 +68,11 @@ export const CD_SPEC = {
   AMAIR1: [319, 288],
   PARTID: [367, 352],
   PMG: [375, 368],
+
+  /** PIIU0..PIIU15: PIIU p is bits [386+3p:384+3p]. */
+  PIIU: [431, 384, "address"],
+  /** PIIP0..PIIP15: PIIP p is bits [450+3p:448+3p]. */
+  PIIP: [495, 448, "address"],
 } as const;
 
 export const CD: Fields<"CD", typeof CD_SPEC> = defineFields("CD", CD_SPEC);

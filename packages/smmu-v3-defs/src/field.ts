@@ -63,8 +63,10 @@ export function defineFields<S extends string, const T extends FieldSpecs>(of: S
   for (const [name, [msb, lsb, kind]] of Object.entries(specs)) {
     const word = lsb >> 5;
     if (msb < lsb) throw new RangeError(`${of}.${name}: [${msb}:${lsb}] is inverted`);
+    if (lsb < 0) throw new RangeError(`${of}.${name}: [${msb}:${lsb}] begins before bit 0`);
     if (kind === "address") {
       const pair = word & ~1;
+      if (msb >> 6 !== pair >> 1) throw new RangeError(`${of}.${name}: [${msb}:${lsb}] spans two pairs of words`);
       fields[name] = {
         of, name, msb, lsb, word: pair,
         loMask: wordMask(msb, lsb, pair), hiMask: wordMask(msb, lsb, pair + 1),
@@ -103,7 +105,7 @@ export function maskOf(field: Field): number {
   return field.mask << field.shift;
 }
 
-/** Address in `field` as a number; exact because fields end at bit 55 of the pair and below 2^53 in practice. */
+/** Value of `field` as a number. Exact below 2^53, and therefore for every PA and IPA up to 52 bits; a wider VA is rounded. */
 export function getAddress(words: Int32Array, base: number, field: AddressField): number {
   const at = base + field.word;
   return ((words[at + 1]! & field.hiMask) >>> 0) * 0x1_0000_0000 + ((words[at]! & field.loMask) >>> 0);

@@ -1,6 +1,7 @@
-import { CMD, CMD_SPEC, COMMAND_NAMES, COMMANDS } from "./commands.ts";
+import { CMD, CMD_WORDS, COMMAND_NAMES, COMMANDS } from "./commands.ts";
+import type { CommandDef } from "./commands.ts";
 import { EVENT, EVENT_NAMES, EVENTS } from "./events.ts";
-import { getField, isAddressField } from "./field.ts";
+import { bits, definedBits, getField, isAddressField } from "./field.ts";
 import type { AnyField } from "./field.ts";
 
 function hex(word: number): string {
@@ -54,10 +55,9 @@ export function printEvent(words: Int32Array, base: number = 0): string {
 export function reservedCommandBits(opcode: number): Int32Array | undefined {
   const name = COMMAND_NAMES.get(opcode);
   if (name === undefined) return undefined;
-  const reserved = new Int32Array(4).fill(-1);
-  for (const field of ["Opcode", ...COMMANDS[name].fields] as const) {
-    const [msb, lsb] = CMD_SPEC[field];
-    for (let bit = lsb; bit <= msb; bit++) reserved[bit >> 5] = reserved[bit >> 5]! & ~(1 << (bit & 31));
-  }
+  const { fields, addressMsb }: CommandDef = COMMANDS[name];
+  const reserved = definedBits(pick(CMD, ["Opcode", ...fields]), CMD_WORDS).map((defined) => ~defined);
+  // Address[63:n+1] are the top bits of the last word.
+  if (addressMsb !== undefined) reserved[3] = reserved[3]! | bits(31, addressMsb - 31);
   return reserved;
 }

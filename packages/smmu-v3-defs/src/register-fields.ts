@@ -1,7 +1,7 @@
 /** Layout of an x_IRQ_CFG0..2 triple. */
 const IRQ_CFG0 = { ADDR: [55, 2, "address"] } as const;
 const IRQ_CFG1 = { DATA: [31, 0] } as const;
-const IRQ_CFG2 = { MEMATTR: [3, 0], SH: [5, 4] } as const;
+const IRQ_CFG2 = { MemAttr: [3, 0], SH: [5, 4] } as const;
 const GERROR_BITS = {
   CMDQ_ERR: [0, 0],
   EVENTQ_ABT_ERR: [2, 2],
@@ -24,9 +24,11 @@ const CR0_BITS = {
   DPT_WALK_EN: [10, 10],
 } as const;
 const IRQ_CTRL_BITS = { GERROR_IRQEN: [0, 0], PRIQ_IRQEN: [1, 1], EVENTQ_IRQEN: [2, 2] } as const;
-const GMPAM_BITS = { SO_PARTID: [15, 0], SO_PMG: [23, 16], UPDATE: [31, 31] } as const;
 
-/** Bit positions of every register field, IHI 0070 6.3. */
+/**
+ * Bit positions of every register field, IHI 0070 6.3. IDR4 and AGBPA are IMPLEMENTATION DEFINED as a whole and have none.
+ * Spelled differently in the manual: `Hyp` of IDR0, `Update` of GBPA, GMPAM and GBPMPAM.
+ */
 export const REGISTER_FIELDS = {
   IDR0: {
     S2P: [0, 0],
@@ -53,6 +55,7 @@ export const REGISTER_FIELDS = {
     STALL_MODEL: [25, 24],
     TERM_MODEL: [26, 26],
     ST_LEVEL: [28, 27],
+    RME_IMPL: [30, 30],
   },
   IDR1: {
     SIDSIZE: [5, 0],
@@ -81,6 +84,14 @@ export const REGISTER_FIELDS = {
     E0PD: [13, 13],
     PTWNNC: [14, 14],
     DPT: [15, 15],
+    PASIDTT: [16, 16],
+    EPAN: [17, 17],
+    S1PI: [18, 18],
+    S2PI: [19, 19],
+    S2PO: [20, 20],
+    THE: [21, 21],
+    MTEPERM: [22, 22],
+    AIE: [23, 23],
   },
   IDR5: {
     OAS: [2, 0],
@@ -105,6 +116,8 @@ export const REGISTER_FIELDS = {
     TABLE_SH: [11, 10],
   },
   CR2: { E2H: [0, 0], RECINVSID: [1, 1], PTM: [2, 2], REC_CFG_ATS: [3, 3] },
+  /** Interpretation of stage-2 permission index p: bits [4p+3:4p]. */
+  S2PII: { S2PII: [63, 0, "address"] },
   STATUSR: { DORMANT: [0, 0] },
   GBPA: {
     MemAttr: [3, 0],
@@ -139,14 +152,30 @@ export const REGISTER_FIELDS = {
   PRIQ_CONS: { RD: [19, 0], OVACKFLG: [31, 31] },
   PRIQ_IRQ_CFG0: IRQ_CFG0,
   PRIQ_IRQ_CFG1: IRQ_CFG1,
-  PRIQ_IRQ_CFG2: { MEMATTR: [3, 0], SH: [5, 4], LO: [31, 31] },
+  PRIQ_IRQ_CFG2: { ...IRQ_CFG2, LO: [31, 31] },
   GATOS_CTRL: { RUN: [0, 0] },
   GATOS_SID: { STREAMID: [31, 0], SUBSTREAMID: [51, 32], SSID_VALID: [52, 52] },
   GATOS_ADDR: { HTTUI: [6, 6], InD: [7, 7], RnW: [8, 8], PnU: [9, 9], TYPE: [11, 10], ADDR: [63, 12, "address"] },
-  GATOS_PAR: { PAR: [63, 0, "address"] },
+  /** SH, Size, ADDR, ATTR when FAULT is 0; REASON, FAULTCODE, FADDR, IMPDEF when it is 1. */
+  GATOS_PAR: {
+    FAULT: [0, 0],
+    SH: [9, 8],
+    Size: [11, 11],
+    ADDR: [55, 12, "address"],
+    ATTR: [63, 56],
+    REASON: [2, 1],
+    FAULTCODE: [11, 4],
+    FADDR: [55, 12, "address"],
+    IMPDEF: [63, 60],
+  },
+  MPAMIDR: { PARTID_MAX: [15, 0], PMG_MAX: [23, 16] },
+  GMPAM: { SO_PARTID: [15, 0], SO_PMG: [23, 16], UPDATE: [31, 31] },
+  GBPMPAM: { GBP_PARTID: [15, 0], GBP_PMG: [23, 16], UPDATE: [31, 31] },
   VATOS_SEL: { VMID: [15, 0] },
-  GMPAM: GMPAM_BITS,
-  GBPMPAM: GMPAM_BITS,
+  IDR6: { CMDQ_CONTROL_PAGE_LOG2NUMQ: [19, 16], CMDQ_CONTROL_PAGE_LOG2NUMP: [27, 24] },
+  DPT_BASE: { BADDR: [55, 12, "address"], RA: [62, 62] },
+  DPT_BASE_CFG: { DPTPS: [2, 0], DPTGS: [15, 14], L0DPTSZ: [23, 20] },
+  DPT_CFG_FAR: { FAULT: [0, 0], LEVEL: [1, 1], DPT_FAULTCODE: [7, 4], FADDR: [55, 12, "address"] },
 } as const;
 
 export type RegisterFieldSpecs = typeof REGISTER_FIELDS;

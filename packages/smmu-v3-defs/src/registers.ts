@@ -8,7 +8,7 @@ import type { RegisterFieldSpecs } from "./register-fields.ts";
  * - `id`: read-only, the value is the implementation's.
  * - `ro`: read-only, kept by the SMMU.
  * - `rw`: read-write, subject to {@link RegisterDef.guard}.
- * - `update`: written only together with its UPDATE bit while that reads 0 (6.3.15).
+ * - `update`: written only together with its UPDATE bit while that reads 0 (6.3.14.1).
  */
 export type AccessKind = "id" | "ro" | "rw" | "update";
 
@@ -45,7 +45,10 @@ export const PAGE1 = 0x10000;
 /** Bytes of the register space without optional pages. */
 export const REGISTER_SPACE = 0x20000;
 
-/** Every Non-secure register, IHI 0070 6.2. Page 1 registers have their full offset. */
+/**
+ * Every Non-secure register of page 0 and page 1, IHI 0070 6.2.1 and 6.2.2, by offset. Page 1 registers have their full offset.
+ * Not here: ID_REGS (0xfd0), CMDQ_CONTROL_PAGE_*<n> (0x4000 + 32n), the VATOS page.
+ */
 export const REGISTERS = {
   IDR0: { offset: 0x0, bits: 32, access: "id", section: "6.3.1" },
   IDR1: { offset: 0x4, bits: 32, access: "id", section: "6.3.2" },
@@ -59,11 +62,12 @@ export const REGISTERS = {
   CR0ACK: { offset: 0x24, bits: 32, access: "ro", reset: 0, section: "6.3.10" },
   CR1: { offset: 0x28, bits: 32, access: "rw", section: "6.3.11" },
   CR2: { offset: 0x2c, bits: 32, access: "rw", guard: "smmuen", section: "6.3.12" },
-  S2PII: { offset: 0x30, bits: 64, access: "ro", section: "6.3.13" },
-  STATUSR: { offset: 0x40, bits: 32, access: "ro", reset: 0, section: "6.3.14" },
-  GBPA: { offset: 0x44, bits: 32, access: "update", section: "6.3.15" },
-  AGBPA: { offset: 0x48, bits: 32, access: "rw", section: "6.3.16" },
-  IRQ_CTRL: { offset: 0x50, bits: 32, access: "rw", reset: 0, section: "6.3.17" },
+  /** RW where IDR3.S2PI is 1; RES0 in an SMMU without stage-2 permission indirection, which is what these definitions are used for. */
+  S2PII: { offset: 0x30, bits: 64, access: "ro", section: "6.3.17" },
+  STATUSR: { offset: 0x40, bits: 32, access: "ro", reset: 0, section: "6.3.13" },
+  GBPA: { offset: 0x44, bits: 32, access: "update", section: "6.3.14" },
+  AGBPA: { offset: 0x48, bits: 32, access: "rw", section: "6.3.15" },
+  IRQ_CTRL: { offset: 0x50, bits: 32, access: "rw", reset: 0, section: "6.3.16" },
   IRQ_CTRLACK: { offset: 0x54, bits: 32, access: "ro", reset: 0, section: "6.3.18" },
   GERROR: { offset: 0x60, bits: 32, access: "ro", reset: 0, section: "6.3.19" },
   GERRORN: { offset: 0x64, bits: 32, access: "rw", reset: 0, section: "6.3.20" },
@@ -76,29 +80,32 @@ export const REGISTERS = {
   CMDQ_PROD: { offset: 0x98, bits: 32, access: "rw", section: "6.3.27" },
   CMDQ_CONS: { offset: 0x9c, bits: 32, access: "rw", guard: "cmdqen", section: "6.3.28" },
   EVENTQ_BASE: { offset: 0xa0, bits: 64, access: "rw", guard: "eventqen", section: "6.3.29" },
-  EVENTQ_IRQ_CFG0: { offset: 0xb0, bits: 64, access: "rw", guard: "irq-eventq", feature: "msi", section: "6.3.32" },
-  EVENTQ_IRQ_CFG1: { offset: 0xb8, bits: 32, access: "rw", guard: "irq-eventq", feature: "msi", section: "6.3.33" },
-  EVENTQ_IRQ_CFG2: { offset: 0xbc, bits: 32, access: "rw", guard: "irq-eventq", feature: "msi", section: "6.3.34" },
-  PRIQ_BASE: { offset: 0xc0, bits: 64, access: "rw", guard: "priqen", feature: "pri", section: "6.3.35" },
-  PRIQ_IRQ_CFG0: { offset: 0xd0, bits: 64, access: "rw", guard: "irq-priq", feature: "pri", section: "6.3.38" },
-  PRIQ_IRQ_CFG1: { offset: 0xd8, bits: 32, access: "rw", guard: "irq-priq", feature: "pri", section: "6.3.39" },
-  PRIQ_IRQ_CFG2: { offset: 0xdc, bits: 32, access: "rw", guard: "irq-priq", feature: "pri", section: "6.3.40" },
-  GATOS_CTRL: { offset: 0x100, bits: 32, access: "rw", feature: "atos", reset: 0, section: "6.3.41" },
-  GATOS_SID: { offset: 0x108, bits: 64, access: "rw", guard: "gatos-idle", feature: "atos", section: "6.3.42" },
-  GATOS_ADDR: { offset: 0x110, bits: 64, access: "rw", guard: "gatos-idle", feature: "atos", section: "6.3.43" },
-  GATOS_PAR: { offset: 0x118, bits: 64, access: "ro", feature: "atos", section: "6.3.44" },
-  MPAMIDR: { offset: 0x130, bits: 32, access: "id", feature: "mpam", section: "6.3.45" },
-  GMPAM: { offset: 0x138, bits: 32, access: "update", feature: "mpam", section: "6.3.46" },
-  GBPMPAM: { offset: 0x13c, bits: 32, access: "update", feature: "mpam", section: "6.3.47" },
-  VATOS_SEL: { offset: 0x180, bits: 32, access: "rw", guard: "gatos-idle", feature: "vatos", section: "6.3.48" },
-  IDR6: { offset: 0x190, bits: 32, access: "id", section: "6.3.49" },
-  DPT_BASE: { offset: 0x200, bits: 64, access: "rw", guard: "smmuen", feature: "dpt", section: "6.3.50" },
-  DPT_BASE_CFG: { offset: 0x208, bits: 32, access: "rw", guard: "smmuen", feature: "dpt", section: "6.3.51" },
-  DPT_CFG_FAR: { offset: 0x210, bits: 64, access: "rw", feature: "dpt", section: "6.3.52" },
-  EVENTQ_PROD: { offset: 0x100a8, bits: 32, access: "rw", guard: "eventqen", section: "6.3.30" },
-  EVENTQ_CONS: { offset: 0x100ac, bits: 32, access: "rw", section: "6.3.31" },
-  PRIQ_PROD: { offset: 0x100c8, bits: 32, access: "rw", guard: "priqen", feature: "pri", section: "6.3.36" },
-  PRIQ_CONS: { offset: 0x100cc, bits: 32, access: "rw", feature: "pri", section: "6.3.37" },
+  EVENTQ_IRQ_CFG0: { offset: 0xb0, bits: 64, access: "rw", guard: "irq-eventq", feature: "msi", section: "6.3.30" },
+  EVENTQ_IRQ_CFG1: { offset: 0xb8, bits: 32, access: "rw", guard: "irq-eventq", feature: "msi", section: "6.3.31" },
+  EVENTQ_IRQ_CFG2: { offset: 0xbc, bits: 32, access: "rw", guard: "irq-eventq", feature: "msi", section: "6.3.32" },
+  PRIQ_BASE: { offset: 0xc0, bits: 64, access: "rw", guard: "priqen", feature: "pri", section: "6.3.33" },
+  PRIQ_IRQ_CFG0: { offset: 0xd0, bits: 64, access: "rw", guard: "irq-priq", feature: "pri", section: "6.3.34" },
+  PRIQ_IRQ_CFG1: { offset: 0xd8, bits: 32, access: "rw", guard: "irq-priq", feature: "pri", section: "6.3.35" },
+  PRIQ_IRQ_CFG2: { offset: 0xdc, bits: 32, access: "rw", guard: "irq-priq", feature: "pri", section: "6.3.36" },
+  GATOS_CTRL: { offset: 0x100, bits: 32, access: "rw", guard: "gatos-idle", feature: "atos", reset: 0, section: "6.3.37" },
+  GATOS_SID: { offset: 0x108, bits: 64, access: "rw", guard: "gatos-idle", feature: "atos", section: "6.3.38" },
+  GATOS_ADDR: { offset: 0x110, bits: 64, access: "rw", guard: "gatos-idle", feature: "atos", section: "6.3.39" },
+  GATOS_PAR: { offset: 0x118, bits: 64, access: "ro", feature: "atos", section: "6.3.40" },
+  MPAMIDR: { offset: 0x130, bits: 32, access: "id", feature: "mpam", section: "6.3.41" },
+  GMPAM: { offset: 0x138, bits: 32, access: "update", feature: "mpam", reset: 0, section: "6.3.42" },
+  GBPMPAM: { offset: 0x13c, bits: 32, access: "update", feature: "mpam", reset: 0, section: "6.3.43" },
+  /** Guarded by VATOS_CTRL.RUN, of the VATOS page. */
+  VATOS_SEL: { offset: 0x180, bits: 32, access: "rw", feature: "vatos", section: "6.3.44" },
+  IDR6: { offset: 0x190, bits: 32, access: "id", feature: "ecmdq", section: "6.3.45" },
+  /** DPT_BASE and DPT_BASE_CFG are guarded by CR0.DPT_WALK_EN and its acknowledge. */
+  DPT_BASE: { offset: 0x200, bits: 64, access: "rw", feature: "dpt", section: "6.3.46" },
+  DPT_BASE_CFG: { offset: 0x208, bits: 32, access: "rw", feature: "dpt", section: "6.3.47" },
+  /** A write that clears FAULT clears the whole register; any other is ignored. */
+  DPT_CFG_FAR: { offset: 0x210, bits: 64, access: "rw", feature: "dpt", reset: 0, section: "6.3.48" },
+  EVENTQ_PROD: { offset: 0x100a8, bits: 32, access: "rw", guard: "eventqen", section: "6.3.95" },
+  EVENTQ_CONS: { offset: 0x100ac, bits: 32, access: "rw", section: "6.3.96" },
+  PRIQ_PROD: { offset: 0x100c8, bits: 32, access: "rw", guard: "priqen", feature: "pri", section: "6.3.97" },
+  PRIQ_CONS: { offset: 0x100cc, bits: 32, access: "rw", feature: "pri", section: "6.3.98" },
 } as const satisfies Record<string, RegisterDef>;
 
 export type RegisterName = keyof typeof REGISTERS;

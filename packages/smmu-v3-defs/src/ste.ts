@@ -66,8 +66,12 @@ export const STE_SPEC = {
   S2SL0_2: [194, 194],
   S2DS: [195, 195],
   S2TTB: [247, 196, "address"],
+  S2SKL: [254, 253],
 
   PARTID: [287, 272],
+  S_S2T0SZ: [293, 288],
+  S_S2SL0: [295, 294],
+  S_S2TG: [303, 302],
   MECID: [319, 304],
   PMG: [327, 320],
   MPAM_NS: [328, 328],
@@ -75,6 +79,15 @@ export const STE_SPEC = {
   TL0: [330, 330],
   TL1: [331, 331],
   VMSPtr: [375, 332, "address"],
+
+  S2SW: [384, 384],
+  S2SA: [385, 385],
+  S_S2SL0_2: [386, 386],
+  S_S2TTB: [439, 388, "address"],
+  S_S2SKL: [446, 445],
+
+  /** S2POI0..S2POI15: S2POI p is bits [451+4p:448+4p]. */
+  S2POI: [511, 448, "address"],
 } as const;
 
 export const STE: Fields<"STE", typeof STE_SPEC> = defineFields("STE", STE_SPEC);
@@ -101,7 +114,7 @@ export const STE_SHCFG = { nonShareable: 0, incoming: 1, outer: 2, inner: 3 } as
 /** STE.PRIVCFG and STE.INSTCFG: 0 and 1 use the incoming attribute. */
 export const STE_PRIVCFG = { incoming: 0, unprivileged: 2, privileged: 3 } as const;
 export const STE_INSTCFG = { incoming: 0, data: 2, instruction: 3 } as const;
-/** S1CIR, S1COR, queue and table cacheability. */
+/** S1CIR, S1COR. CR1.QUEUE_xC and CR1.TABLE_xC: 1 is Write-Back and 3 is reserved. */
 export const CACHEABILITY = { nonCacheable: 0, writeBackReadAllocate: 1, writeThrough: 2, writeBack: 3 } as const;
 export const SHAREABILITY = { nonShareable: 0, outer: 2, inner: 3 } as const;
 /** STE.S2TG and CD.TG0. */

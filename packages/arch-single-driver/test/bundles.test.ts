@@ -1,0 +1,46 @@
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { architecture } from "../src/index.ts";
+
+/** What is neither a driver nor the hypervisor: contracts, libraries, the core of the kernel, the composition itself. */
+const LIBRARIES = [
+  "arch-common",
+  "arm-smmu-v3-common",
+  "driver-core",
+  "io-pgtable-arm-common",
+  "iommu-core",
+  "pkvm-abi",
+  "platform",
+  "smmu-v3-defs",
+  `arch-${architecture.name}`,
+];
+
+interface Stats {
+  readonly modules: readonly { readonly package: string }[];
+  readonly exports: readonly string[];
+}
+
+function read(file: string): string {
+  return readFileSync(`${import.meta.dirname}/../dist/bundles/${file}`, "utf8");
+}
+
+const LEVELS = [
+  { level: "el1", named: architecture.el1, entry: "bootKernel" },
+  { level: "el2", named: architecture.el2, entry: "startHypervisor" },
+];
+
+test.each(LEVELS)("the record names what the $level bundle contains", ({ level, named, entry }) => {
+  const { modules, exports } = JSON.parse(read(`${level}.stats.json`)) as Stats;
+  const packages = new Set(modules.map((module) => module.package.replace("@smmuv3/", "")));
+  const found = [...packages].filter((name) => !LIBRARIES.includes(name));
+  expect(found.sort()).toEqual([...named].sort());
+  expect(exports).toEqual([entry]);
+});
+
+test.each(LEVELS)("the $level bundle needs nothing else", async ({ level, entry }) => {
+  const text = read(`${level}.js`);
+  expect(text).not.toMatch(/^\s*import\b|\bimport\s*\(|\brequire\s*\(|\bfrom\s+["']/m);
+  const bundle = (await import(`data:text/javascript,${encodeURIComponent(text)}`)) as Record<string, unknown>;
+  expect(Object.keys(bundle)).toEqual([entry]);
+  expect(bundle[entry]).toBeTypeOf("function");
+});

@@ -1,0 +1,112 @@
+import { CMD, extract } from "@smmuv3/smmu-v3-defs";
+import { describe, expect, test } from "vitest";
+import { planRange, planSingle } from "../src/index.ts";
+
+interface Op {
+  readonly num: number;
+  readonly scale: number;
+  readonly ttl: number;
+  readonly tg: number;
+  readonly leaf: number;
+  readonly address: number;
+}
+
+const K = 1024;
+const M = K * K;
+const G = K * M;
+
+function collect(run: (emit: (w0: number, w2: number, w3: number) => void) => boolean): { ok: boolean; ops: Op[] } {
+  const ops: Op[] = [];
+  const ok = run((w0, w2, w3) => {
+    ops.push({
+      num: extract(w0, CMD.NUM),
+      scale: extract(w0, CMD.SCALE),
+      ttl: extract(w2, CMD.TTL),
+      tg: extract(w2, CMD.TG),
+      leaf: extract(w2, CMD.Leaf),
+      address: (w3 >>> 0) * 2 ** 32 + ((w2 & CMD.Address.loMask) >>> 0),
+    });
+  });
+  return { ok, ops };
+}
+
+const range = (iova: number, size: number, shift: number, granule: number, leaf: boolean): Op[] =>
+  collect((emit) => planRange(iova, size, shift, granule, leaf, emit)).ops;
+
+describe("planRange", () => {
+  const op = (num: number, scale: number, ttl: number, tg: number, leaf: number, address: number): Op =>
+    ({ num, scale, ttl, tg, leaf, address });
+
+  test.each([
+    ["one 4K page, leaf", 0x5000, 4 * K, 12, 4 * K, true, [op(0, 0, 3, 1, 1, 0x5000)]],
+    ["one 4K page, not leaf: a single address", 0x5000, 4 * K, 12, 4 * K, false, [op(0, 0, 0, 0, 0, 0x5000)]],
+    ["2M of 4K pages", 2 * M, 2 * M, 12, 4 * K, true, [op(31, 4, 3, 1, 1, 2 * M)]],
+    ["2M where a table went away", 2 * M, 2 * M, 12, 4 * K, false, [op(31, 4, 0, 1, 0, 2 * M)]],
+    ["one 2M block", 2 * M, 2 * M, 12, 2 * M, true, [op(31, 4, 2, 1, 1, 2 * M)]],
+    ["one 1G block", G, G, 12, G, true, [op(31, 13, 1, 1, 1, G)]],
+    ["33 pages", 0, 33 * 4 * K, 12, 4 * K, true, [op(15, 1, 3, 1, 1, 0), op(0, 0, 3, 1, 1, 32 * 4 * K)]],
+    [
+      "66 pages and one: the second overlaps nothing",
+      0, 67 * 4 * K, 12, 4 * K, true, [op(15, 2, 3, 1, 1, 0), op(2, 0, 3, 1, 1, 64 * 4 * K)],
+    ],
+    ["one 64K page", 64 * K, 64 * K, 16, 64 * K, true, [op(0, 0, 3, 3, 1, 64 * K)]],
+    ["one 512M block of 64K", 512 * M, 512 * M, 16, 512 * M, true, [op(31, 8, 2, 3, 1, 512 * M)]],
+    ["one 32M block of 16K", 32 * M, 32 * M, 14, 32 * M, true, [op(31, 6, 2, 2, 1, 32 * M)]],
+    ["a high address", 2 ** 47, 4 * K, 12, 4 * K, true, [op(0, 0, 3, 1, 1, 2 ** 47)]],
+  ])("%s", (_, iova, size, shift, granule, leaf, ops) => {
+    expect(range(iova, size, shift, granule, leaf)).toEqual(ops);
+  });
+
+  test("nothing and too much are left to a full invalidation", () => {
+    expect(collect((emit) => planRange(0, 0, 12, 4 * K, true, emit))).toEqual({ ok: false, ops: [] });
+    expect(collect((emit) => planRange(0, 2 ** 52, 12, 4 * K, true, emit)).ok).toBe(false);
+    expect(collect((emit) => planRange(0, 2 ** 48, 12, 4 * K, true, emit)).ok).toBe(true);
+  });
+
+  test("the commands cover the range and do not exceed it, and none is illegal", () => {
+    let seed = 2463534242;
+    const random = (n: number): number => {
+      seed ^= seed << 13;
+      seed ^= seed >>> 17;
+      seed ^= seed << 5;
+      return (seed >>> 0) % n;
+    };
+    for (let i = 0; i < 20_000; i++) {
+      const shift = [12, 14, 16][random(3)]!;
+      const page = 2 ** shift;
+      const leaf = random(2) === 1;
+      const granule = leaf && random(4) === 0 ? page * 2 ** (shift - 3) : page;
+      const count = 1 + random(2 ** random(20));
+      const iova = random(2 ** 20) * granule;
+      const size = count * granule;
+      const ops = range(iova, size, shift, granule, leaf);
+      expect(ops.length).toBeLessThanOrEqual(2);
+      let reached = iova;
+      for (const { num, scale, ttl, tg, address, leaf: leafBit } of ops) {
+        const bytes = tg === 0 ? page : (num + 1) * 2 ** scale * page;
+        if (address < iova || address + bytes > iova + size || address > reached) {
+          throw new Error(`iova ${iova} size ${size}: [${address}, +${bytes}) after ${reached}`);
+        }
+        reached = Math.max(reached, address + bytes);
+        expect(leafBit).toBe(leaf ? 1 : 0);
+        const legal = tg === 0 ? num + scale + ttl === 0 : num + scale + ttl > 0 && tg === (shift - 10) / 2;
+        expect(legal).toBe(true);
+        if (ttl > 0) expect(address % 2 ** (shift + (3 - ttl) * (shift - 3))).toBe(0);
+      }
+      expect(reached).toBe(iova + size);
+    }
+  });
+});
+
+describe("planSingle", () => {
+  test("one command per leaf", () => {
+    const { ok, ops } = collect((emit) => planSingle(2 ** 40, 3 * 2 * M, 2 * M, true, emit));
+    expect(ok).toBe(true);
+    expect(ops.map(({ address }) => address - 2 ** 40)).toEqual([0, 2 * M, 4 * M]);
+    expect(ops.every(({ num, scale, ttl, tg, leaf }) => num + scale + ttl + tg === 0 && leaf === 1)).toBe(true);
+  });
+  test.each([[0, false, 0], [512, true, 512], [513, false, 0]])("%i pages: %s", (pages, ok, count) => {
+    const result = collect((emit) => planSingle(0, pages * 4096, 4096, false, emit));
+    expect([result.ok, result.ops.length]).toEqual([ok, count]);
+  });
+});

@@ -1,0 +1,2 @@
+export { createPkvmImpl } from "./impl.ts";
+export { PkvmBackend } from "./backend.ts";

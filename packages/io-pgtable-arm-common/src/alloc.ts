@@ -1,0 +1,35 @@
+import type { IoPgtableConfig, IoPgtableFormat } from "./config.ts";
+import type { Geometry } from "./geometry.ts";
+import { IO_PGTABLE_QUIRK } from "./config.ts";
+import { resolveGeometry } from "./geometry.ts";
+import { IoPgtable } from "./io-pgtable.ts";
+import { IoPgtable16k } from "./io-pgtable-16k.ts";
+import { IoPgtable4k } from "./io-pgtable-4k.ts";
+import { IoPgtable64k } from "./io-pgtable-64k.ts";
+
+/** By log2 of the granule. */
+const SPECIALISED: Readonly<Record<number, typeof IoPgtable>> = { 12: IoPgtable4k, 14: IoPgtable16k, 16: IoPgtable64k };
+
+/**
+ * What the specialised classes take for granted: a walker that snoops, IOVAs of the lower half and not below 32 bits, and RAM whose
+ * addresses differ in the low word.
+ */
+function isPlain(cfg: IoPgtableConfig, geometry: Geometry): boolean {
+  return (
+    cfg.coherentWalk &&
+    ((cfg.quirks ?? 0) & IO_PGTABLE_QUIRK.ARM_TTBR1) === 0 &&
+    geometry.ias >= 32 &&
+    geometry.startLevel <= 2 &&
+    cfg.memory.size <= 2 ** 32
+  );
+}
+
+/**
+ * Builds empty tables.
+ * @throws RangeError naming the field of `cfg` that Linux's allocator would refuse, Errno ENOMEM without a first table
+ */
+export function allocIoPgtable(fmt: IoPgtableFormat, cfg: IoPgtableConfig): IoPgtable {
+  const geometry = resolveGeometry(fmt, cfg);
+  const Class = isPlain(cfg, geometry) ? SPECIALISED[geometry.pageShift]! : IoPgtable;
+  return new Class(fmt, cfg, geometry);
+}

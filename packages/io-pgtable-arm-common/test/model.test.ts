@@ -1,0 +1,157 @@
+// Random operations against a naive model, on every class, with every store watched.
+import { expect, test } from "vitest";
+import { ERRNO, Memory } from "@smmuv3/platform";
+import { IOMMU_PROT, IO_PGTABLE_QUIRK } from "../src/index.ts";
+import type { IoPgtableFormat } from "../src/index.ts";
+import { Harness, RAM, Random, SIZES_16K, SIZES_4K, SIZES_64K } from "./harness.ts";
+import type { Options } from "./harness.ts";
+
+const RAM_BYTES = 16 << 20;
+const OPERATIONS = 1500;
+/** Of a run: more than a 4K table holds. */
+const LONGEST = 600;
+
+/**
+ * Memory that fails when a high word is stored while its descriptor is valid. Table contents are written through `words` only, so a
+ * proxy of it sees every store.
+ */
+function watchedMemory(): { memory: Memory; stores: () => number } {
+  const memory = Memory.allocate({ base: RAM, size: RAM_BYTES });
+  const { words } = memory;
+  let stores = 0;
+  const store = (index: number, value: number): void => {
+    stores++;
+    if (index % 2 === 1 && (words[index - 1]! & 1) !== 0) {
+      throw new Error(`high word of descriptor ${index >> 1} stored while it is valid`);
+    }
+    words[index] = value;
+  };
+  const watched = new Proxy(words, {
+    get(_, key) {
+      if (key === "fill") {
+        return (value: number, start: number, end: number) => {
+          for (let i = start; i < end; i++) store(i, value);
+        };
+      }
+      return Reflect.get(words, key, words) as unknown;
+    },
+    set(_, key, value: number) {
+      store(Number(key), value);
+      return true;
+    },
+  });
+  const shape = new Proxy(memory, {
+    get(_, key) {
+      if (key === "words") return watched;
+      const value = Reflect.get(memory, key, memory) as unknown;
+      return typeof value === "function" ? (value.bind(memory) as unknown) : value;
+    },
+  });
+  return { memory: shape, stores: () => stores };
+}
+
+interface Leaf {
+  readonly size: number;
+  readonly pa: number;
+}
+
+/** Leaves by IOVA, and which last-level tables exist, because mapping over a leaf and over an empty table differ. */
+class Model {
+  readonly leaves = new Map<number, Leaf>();
+  readonly sizes: readonly number[];
+
+  constructor(sizes: readonly number[]) {
+    this.sizes = sizes;
+  }
+
+  at(iova: number): { start: number; leaf: Leaf } | undefined {
+    for (const size of this.sizes) {
+      const start = Math.floor(iova / size) * size;
+      const leaf = this.leaves.get(start);
+      if (leaf?.size === size) return { start, leaf };
+    }
+    return undefined;
+  }
+
+  /** Leaves of exactly or less than `size` in `[iova, iova + size)`. */
+  within(iova: number, size: number): number[] {
+    return [...this.leaves.keys()].filter((start) => start >= iova && start < iova + size);
+  }
+}
+
+const NS = IO_PGTABLE_QUIRK.ARM_NS;
+test.each<[string, IoPgtableFormat, number[], Options]>([
+  ["4K", "64_S1", [0x1000, 0x20_0000, 2 ** 30], { pgsizeBitmap: SIZES_4K }],
+  ["4K, stage 2, 44 bits", "64_S2", [0x1000, 0x20_0000, 2 ** 30], { pgsizeBitmap: SIZES_4K, ias: 44, oas: 44 }],
+  ["4K, stage 2, concatenated", "64_S2", [0x1000, 0x20_0000, 2 ** 30], { pgsizeBitmap: SIZES_4K, ias: 40, oas: 40 }],
+  ["4K, two levels", "64_S1", [0x1000, 0x20_0000], { pgsizeBitmap: SIZES_4K, ias: 30 }],
+  ["4K, pages only", "64_S1", [0x1000], { pgsizeBitmap: 0x1000 }],
+  ["4K, non-coherent", "64_S1", [0x1000, 0x20_0000, 2 ** 30], { pgsizeBitmap: SIZES_4K, coherentWalk: false, quirks: NS }],
+  ["16K", "64_S1", [0x4000, 0x200_0000], { pgsizeBitmap: SIZES_16K }],
+  ["16K, stage 2, concatenated", "64_S2", [0x4000, 0x200_0000], { pgsizeBitmap: SIZES_16K, ias: 40, oas: 40 }],
+  ["64K", "64_S1", [0x1_0000, 2 ** 29], { pgsizeBitmap: SIZES_64K, ias: 42 }],
+  ["64K, 52 bits", "64_S2", [0x1_0000, 2 ** 29, 2 ** 42], { pgsizeBitmap: SIZES_64K + 2 ** 42, ias: 52, oas: 52 }],
+])("%s", (_, fmt, sizes, options) => {
+  for (const seed of [1, 2]) {
+    const { memory, stores } = watchedMemory();
+    const h = new Harness(fmt, { ...options, memory, ram: RAM_BYTES });
+    const { table } = h;
+    const model = new Model(sizes);
+    const random = new Random(seed);
+    const page = sizes[0]!;
+    const entries = page / 8;
+    const perTable = (size: number): number => size * entries;
+    // A few neighbourhoods across the space, so that operations meet.
+    const largest = Math.max(sizes.at(-1)!, page * entries * 4);
+    const spots = [0, 1, 5].map((i) => i * largest * 2).filter((spot) => spot < 2 ** table.ias - 2 * largest);
+    spots.push(2 ** table.ias - 2 * largest);
+
+    for (let i = 0; i < OPERATIONS; i++) {
+      const size = random.below(8) > 0 ? page : random.pick(sizes);
+      const spot = random.pick(spots);
+      const offset = random.pick([0, page * (entries - 4), page * entries]) + page * random.below(12);
+      const iova = Math.floor((spot + offset) / size) * size;
+      const count = random.pick([1, 1, 1, 1, 1, 2, 7, LONGEST]);
+      if (random.below(2) === 0) {
+        const pa = Math.floor((random.below(2 ** 30) * 2 ** (table.oas - 30)) / size) * size;
+        const toEnd = Math.min(perTable(size) - (iova % perTable(size)), 2 ** table.ias - iova) / size;
+        const n = Math.min(count, toEnd);
+        const base = Math.min(pa, 2 ** table.oas - n * size);
+        const status = table.mapPages(iova, base, size, count, IOMMU_PROT.READ | IOMMU_PROT.WRITE);
+        // A leaf in the way of the same size or larger wins; smaller ones give way up to the first that does not.
+        let blocked = false;
+        for (let k = 0; k < n; k++) {
+          const hit = model.at(iova + k * size);
+          if (hit !== undefined && hit.leaf.size >= size) {
+            blocked = true;
+            break;
+          }
+          for (const start of model.within(iova + k * size, size)) model.leaves.delete(start);
+        }
+        if (!blocked) for (let k = 0; k < n; k++) model.leaves.set(iova + k * size, { size, pa: base + k * size });
+        expect([i, status, table.mapped]).toEqual([i, blocked ? -ERRNO.EEXIST : 0, blocked ? 0 : n * size]);
+      } else {
+        const bytes = table.unmapPages(iova, size, count, null);
+        expect(bytes % size).toBe(0);
+        for (let k = 0; k < bytes / size; k++) {
+          for (const start of model.within(iova + k * size, size)) model.leaves.delete(start);
+        }
+        // Whatever stopped it was not a leaf of that size.
+        const stop = iova + bytes;
+        if (bytes / size < count && stop % perTable(size) !== 0) expect(model.at(stop)?.leaf.size).not.toBe(size);
+      }
+      const probe = spot + offset + random.below(page);
+      const hit = model.at(probe);
+      expect([i, table.iovaToPhys(probe), table.found]).toEqual([
+        i,
+        hit === undefined ? 0 : hit.leaf.pa + (probe - hit.start),
+        hit !== undefined,
+      ]);
+    }
+    expect(h.leaves()).toEqual([...model.leaves].sort(([a], [b]) => a - b).map(([iova, { size, pa }]) => [iova, size, pa]));
+    expect(table.tableBytes).toBe([...h.live.values()].reduce((sum, bytes) => sum + bytes, 0));
+    expect(stores()).toBeGreaterThan(OPERATIONS);
+    table.free();
+    expect([table.tableBytes, h.live.size]).toEqual([0, 0]);
+  }
+});

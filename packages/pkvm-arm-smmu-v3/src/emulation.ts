@@ -1,0 +1,73 @@
+import type { IommuHandoff } from "@smmuv3/pkvm-abi";
+import type { HypCore, HypIommuDriver } from "@smmuv3/pkvm-hyp";
+import { ABORT, ABORT_ACTION, ABORT_FLAG_WRITE, ERRNO, join } from "@smmuv3/platform";
+import type { AbortAction, HypCpu } from "@smmuv3/platform";
+
+import { EmulatedSmmu } from "./emulated-smmu.ts";
+import { DmaIsolation } from "./isolation.ts";
+
+/**
+ * The driver of the trap-and-emulate design: the host programs an SMMUv3 as on bare hardware, each access traps, and what
+ * the hardware gets is the host's stage 1 on EL2's stage 2. There are no hypercalls.
+ */
+class EmulationDriver implements HypIommuDriver {
+  readonly #isolation = new DmaIsolation({ nested: true });
+  readonly #emulated: EmulatedSmmu[] = [];
+  readonly #cpu: HypCpu;
+  #core: HypCore | undefined = undefined;
+
+  constructor(cpu: HypCpu) {
+    this.#cpu = cpu;
+  }
+
+  init(core: HypCore): number {
+    this.#core = core;
+    return this.#isolation.init(core);
+  }
+
+  handoff(handoff: IommuHandoff): number {
+    const id = this.#isolation.handoff(handoff);
+    const smmu = this.#isolation.smmus[id];
+    const map = this.#isolation.idmap;
+    if (smmu === undefined || map === undefined || this.#core === undefined) return id;
+    this.#emulated.push(new EmulatedSmmu(this.#core, smmu, map));
+    return id;
+  }
+
+  hostStage2Idmap(start: number, end: number, prot: number): number {
+    return this.#isolation.hostStage2Idmap(start, end, prot);
+  }
+
+  finalize(): number {
+    return this.#isolation.finalize();
+  }
+
+  setState(): number {
+    return -ERRNO.EOPNOTSUPP;
+  }
+
+  eventQueue(): number {
+    return -ERRNO.EOPNOTSUPP;
+  }
+
+  dataAbort(frame: Int32Array): AbortAction | undefined {
+    const ipa = join(frame[ABORT.ipaLo]!, frame[ABORT.ipaHi]!);
+    const emulated = this.#emulated.find(({ smmu }) => ipa >= smmu.mmioBase && ipa < smmu.mmioBase + smmu.mmioSize);
+    if (emulated === undefined) return undefined;
+    const offset = ipa - emulated.smmu.mmioBase;
+    const size = frame[ABORT.size]!;
+    if ((frame[ABORT.flags]! & ABORT_FLAG_WRITE) !== 0) {
+      this.#cpu.barrier();
+      emulated.write(offset, size, frame[ABORT.valueLo]!, frame[ABORT.valueHi]!);
+    } else {
+      frame[ABORT.valueLo] = emulated.read(offset, size);
+      frame[ABORT.valueHi] = emulated.hi;
+    }
+    return ABORT_ACTION.emulated;
+  }
+}
+
+/** EL2's SMMUv3 driver for the design in which the host does not know of EL2. */
+export function emulationDriver(cpu: HypCpu): HypIommuDriver {
+  return new EmulationDriver(cpu);
+}

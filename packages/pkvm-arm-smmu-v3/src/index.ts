@@ -1,0 +1,13 @@
+export { EMULATED } from "./emulated-registers.ts";
+export type { Behaviour, EmulatedRegister } from "./emulated-registers.ts";
+export { EmulatedSmmu } from "./emulated-smmu.ts";
+export { emulationDriver } from "./emulation.ts";
+export { identityDriver } from "./identity.ts";
+export { IdentityMap } from "./idmap.ts";
+export { BOOT_DMA_PROPERTY, DmaIsolation } from "./isolation.ts";
+export { filterCommand } from "./shadow-cmdq.ts";
+export { shadowSte } from "./shadow-strtab.ts";
+export { HypSmmu } from "./smmu.ts";
+export type { SmmuResources } from "./smmu.ts";
+export { claimSmmu } from "./takeover.ts";
+export type { ClaimedSmmu, SmmuNeeds } from "./takeover.ts";

@@ -1,0 +1,13 @@
+export { PHASE } from "./calls.ts";
+export type { Phase } from "./calls.ts";
+export { HypCore } from "./core.ts";
+export type { RangeVisitor } from "./core.ts";
+export { Hyp, startHyp } from "./hyp.ts";
+export type { HypOptions } from "./hyp.ts";
+export { HOST_PROT } from "./iommu-driver.ts";
+export type { HypIommuDriver } from "./iommu-driver.ts";
+export { OWNER, PAGE_STATE, PageStates } from "./page-state.ts";
+export { HypPool, POOL_PURPOSES } from "./pool.ts";
+export type { PoolPurpose } from "./pool.ts";
+export { HOST_VMID, HostStage2 } from "./host-stage2.ts";
+export { newStage2, regimeOf } from "./stage2.ts";

@@ -1,0 +1,176 @@
+import type { Memory } from "@smmuv3/platform";
+import { CD_BYTES, EVENTS, extract, getField, L1CD, L1STD, maskOf, OFFSET, REG, STE, STE_BYTES, STE_S1FMT, STE_WORDS, STRTAB_FMT } from "@smmuv3/smmu-v3-defs";
+import { PERM, WALK } from "@smmuv3/vmsa-walk";
+import type { Stage2Walker } from "@smmuv3/vmsa-walk";
+import type { ConfigCache } from "./config-cache.ts";
+import type { Features } from "./presets.ts";
+import type { RegisterFile } from "./registers.ts";
+
+const { STRTAB_BASE, STRTAB_BASE_CFG } = REG;
+
+/** Outcome of a fetch that is not an event type: stage 2 refused the address of a CD; the walker has the details. */
+export const STAGE2_FAULT = -1;
+
+/** Splits that exist; others behave as 6 (6.3.25). */
+const SPLITS: readonly number[] = [6, 8, 10];
+
+/**
+ * Fetches STEs and CDs, through the configuration caches. Results are an index into the cache's `data`, in
+ * {@link ConfigFetcher.at}; what was fetched is cached even where it is invalid (IHI 0070 4.3), a failed fetch is not.
+ */
+export class ConfigFetcher {
+  /** Index of the structure found. */
+  at = 0;
+  /** Physical address of a failed fetch. */
+  faultLo = 0;
+  faultHi = 0;
+  /** Input of stage 2 where that refused the address of a CD. */
+  ipaLo = 0;
+  ipaHi = 0;
+  /** Status of stage 2 with {@link STAGE2_FAULT}, one of WALK. */
+  walkStatus = 0;
+  /** The STE or CD of the last call came out of its cache. */
+  hit = false;
+
+  readonly #file: RegisterFile;
+  readonly #memory: Memory;
+  readonly #features: Features;
+  readonly #stes: ConfigCache;
+  readonly #cds: ConfigCache;
+  readonly #stage2: Stage2Walker;
+
+  constructor(
+    file: RegisterFile,
+    features: Features,
+    memory: Memory,
+    stes: ConfigCache,
+    cds: ConfigCache,
+    stage2: Stage2Walker,
+  ) {
+    this.#file = file;
+    this.#features = features;
+    this.#memory = memory;
+    this.#stes = stes;
+    this.#cds = cds;
+    this.#stage2 = stage2;
+  }
+
+  /** Finds the STE of a stream. Returns 0 or the type of the event (5.2, 3.3.1). */
+  ste(sid: number): number {
+    const known = this.#stes.find(sid, -1);
+    this.hit = known >= 0;
+    if (known >= 0) {
+      this.at = known;
+      return 0;
+    }
+    const cfg = this.#file.get(OFFSET.STRTAB_BASE_CFG);
+    const log2 = Math.min(extract(cfg, STRTAB_BASE_CFG.LOG2SIZE), this.#features.sidSize);
+    if (sid < 0 || sid >= 2 ** log2) return EVENTS.C_BAD_STREAMID.type;
+    const twoLevel = extract(cfg, STRTAB_BASE_CFG.FMT) === STRTAB_FMT.twoLevel;
+    let lo = this.#file.get(OFFSET.STRTAB_BASE) & STRTAB_BASE.ADDR.loMask;
+    let hi = this.#file.high(OFFSET.STRTAB_BASE) & STRTAB_BASE.ADDR.hiMask;
+    let index = sid;
+    if (twoLevel) {
+      const requested = extract(cfg, STRTAB_BASE_CFG.SPLIT);
+      const split = SPLITS.includes(requested) ? requested : 6;
+      // The table is aligned to its size, at least 64 bytes (6.3.24).
+      const first = this.#read(alignTable(lo, Math.max(log2 - split, 0) + 3), hi, (sid >>> split) * 8);
+      if (first < 0) return EVENTS.F_STE_FETCH.type;
+      const descriptor = this.#memory.words;
+      const span = getField(descriptor, first, L1STD.Span);
+      index = sid & ((1 << split) - 1);
+      if (span === 0 || span > split + 1 || index >= 2 ** (span - 1)) return EVENTS.C_BAD_STREAMID.type;
+      // L2Ptr is aligned to the size of its table (5.1).
+      lo = alignTable(descriptor[first]! & L1STD.L2Ptr.loMask, 5 + span);
+      hi = descriptor[first + 1]! & L1STD.L2Ptr.hiMask;
+    } else {
+      lo = alignTable(lo, log2 + 6);
+    }
+    const source = this.#read(lo, hi, index * STE_BYTES);
+    if (source < 0) return EVENTS.F_STE_FETCH.type;
+    this.at = this.#keep(this.#stes, sid, -1, source);
+    return 0;
+  }
+
+  /**
+   * Finds the CD of a stream and substream. The stage-2 walker is set up for the stream if `nested`.
+   * @param ssid substream, 0 where the stream has none
+   * @param steWords,ste words of the STE and the index of its first
+   * @returns 0, {@link STAGE2_FAULT} or the type of the event
+   */
+  cd(sid: number, ssid: number, steWords: Int32Array, ste: number, nested: boolean): number {
+    const known = this.#cds.find(sid, ssid);
+    this.hit = known >= 0;
+    if (known >= 0) {
+      this.at = known;
+      return 0;
+    }
+    let lo = steWords[ste + STE.S1ContextPtr.word]! & STE.S1ContextPtr.loMask;
+    let hi = steWords[ste + STE.S1ContextPtr.word + 1]! & STE.S1ContextPtr.hiMask;
+    const cdMax = this.#features.ssidSize === 0 ? 0 : getField(steWords, ste, STE.S1CDMax);
+    const fmt = cdMax === 0 ? STE_S1FMT.linear : getField(steWords, ste, STE.S1Fmt);
+    let index = ssid;
+    if (fmt === STE_S1FMT.linear) {
+      // A table is aligned to its size (5.2, S1ContextPtr).
+      lo = alignTable(lo, cdMax + 6);
+    } else {
+      const leafBits = fmt === STE_S1FMT.l2_4k ? 6 : 10;
+      const first = this.#readCd(alignTable(lo, Math.max(cdMax - leafBits, 0) + 3), hi, (ssid >>> leafBits) * 8, nested);
+      if (first < 0) return first === STAGE2_FAULT ? STAGE2_FAULT : EVENTS.F_CD_FETCH.type;
+      const words = this.#memory.words;
+      lo = words[first]! & L1CD.L2Ptr.loMask;
+      hi = words[first + 1]! & L1CD.L2Ptr.hiMask;
+      const limit = nested ? this.#features.iasBits : this.#features.oasBits;
+      if (getField(words, first, L1CD.V) === 0 || (limit < 56 && hi >>> (limit - 32) !== 0)) {
+        return EVENTS.C_BAD_SUBSTREAMID.type;
+      }
+      if (fmt === STE_S1FMT.l2_64k) lo = alignTable(lo, 16);
+      index = ssid & ((1 << leafBits) - 1);
+    }
+    const source = this.#readCd(lo, hi, index * CD_BYTES, nested);
+    if (source < 0) return source === STAGE2_FAULT ? STAGE2_FAULT : EVENTS.F_CD_FETCH.type;
+    this.at = this.#keep(this.#cds, sid, ssid, source);
+    return 0;
+  }
+
+  /** RECINVSID: a transaction with a bad StreamID is recorded (6.3.12). */
+  get recordsBadStreams(): boolean {
+    return (this.#file.get(OFFSET.CR2) & maskOf(REG.CR2.RECINVSID)) !== 0;
+  }
+
+  #keep(cache: ConfigCache, sid: number, ssid: number, source: number): number {
+    const at = cache.insert(sid, ssid);
+    const words = this.#memory.words;
+    const data = cache.data;
+    for (let i = 0; i < STE_WORDS; i++) data[at + i] = words[source + i]!;
+    return at;
+  }
+
+  /** Index of the word at `base + offset`, or -2 for an external abort. */
+  #read(lo: number, hi: number, offset: number): number {
+    const low = (lo >>> 0) + offset;
+    const carry = low >= 0x1_0000_0000 ? 1 : 0;
+    const memory = this.#memory;
+    const page = memory.pageOf(low | 0, hi + carry);
+    if (page >= 0 && (memory.perm[page]! & 1) !== 0) return (page << 10) | ((low & 0xfff) >>> 2);
+    this.faultLo = low | 0;
+    this.faultHi = hi + carry;
+    return -2;
+  }
+
+  /** The same through stage 2 where nested: {@link STAGE2_FAULT}, -2 for an abort. */
+  #readCd(lo: number, hi: number, offset: number, nested: boolean): number {
+    if (!nested) return this.#read(lo, hi, offset);
+    const low = (lo >>> 0) + offset;
+    const stage2 = this.#stage2;
+    this.ipaLo = low | 0;
+    this.ipaHi = hi + (low >= 0x1_0000_0000 ? 1 : 0);
+    this.walkStatus = stage2.walk(this.ipaLo, this.ipaHi, PERM.READ);
+    return this.walkStatus === WALK.OK ? this.#read(stage2.paLo, stage2.paHi, 0) : STAGE2_FAULT;
+  }
+}
+
+/** `lo` aligned to 2^log2 bytes, but at least 64. */
+function alignTable(lo: number, log2: number): number {
+  return log2 >= 32 ? 0 : lo & -(1 << Math.max(log2, 6));
+}

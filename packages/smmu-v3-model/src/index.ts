@@ -1,0 +1,12 @@
+export { CD_RULES, findCdViolation } from "./cd-rules.ts";
+export type { CdContext, CdRule } from "./cd-rules.ts";
+export type { CacheSize } from "./config-cache.ts";
+export type { EventRecord } from "./events.ts";
+export { GERROR_BIT } from "./irq.ts";
+export type { InterruptLines, MsiTarget } from "./irq.ts";
+export { PROFILES, SmmuV3 } from "./model.ts";
+export type { CacheProfile, CacheStats, ProfileName, Progress, SmmuV3Options } from "./model.ts";
+export { decodeFeatures, PRESETS } from "./presets.ts";
+export type { Features, IdRegisters } from "./presets.ts";
+export { findSteViolation, STE_RULES } from "./ste-rules.ts";
+export type { SteRule } from "./ste-rules.ts";
