@@ -69,7 +69,9 @@ describe.each(TRACES)("%s", async (traceName) => {
       expect(isolation?.reachableBefore).toBe(isolation?.pagesTaken);
       if (isProtected) {
         expect(isolation?.dmaLeaked).toBe(0);
-        expect(isolation?.dmaBlocked).toBe(isolation!.pagesTaken * trace.summary.devices.length * 2);
+        const probes = isolation!.pagesTaken * trace.summary.devices.length * 2;
+        expect(isolation?.dmaBlocked).toBe(probes);
+        expect(isolation?.stage2Faults).toBe(probes);
       } else expect(isolation?.dmaLeaked).toBeGreaterThan(0);
     });
 

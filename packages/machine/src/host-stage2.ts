@@ -22,7 +22,7 @@ export class HostStage2 implements DeviceGuard {
   readonly #entry: HypEntry;
   readonly #counters: Counters;
   readonly #trapCounter: TrapCounter;
-  readonly #ramTraps: number;
+  readonly #stage2Faults: number;
   readonly #walker: Stage2Walker;
   readonly #cache: Stage2Cache;
   #regime: Stage2Regime | undefined = undefined;
@@ -32,7 +32,7 @@ export class HostStage2 implements DeviceGuard {
     this.#entry = entry;
     this.#counters = counters;
     this.#trapCounter = trapCounter;
-    this.#ramTraps = counters.id("traps.stage2") + LEVEL.el1;
+    this.#stage2Faults = counters.id("traps.stage2") + LEVEL.el1;
     this.#walker = new Stage2Walker(bus.memory);
     this.view = bus.memory.view((pa, write) => {
       this.#admitRam(pa, write);
@@ -80,8 +80,10 @@ export class HostStage2 implements DeviceGuard {
         return true;
       }
       if (aborts === RETRIES) this.#latch.fail(`EL2 retries the access to ${hex(pa)} for ever`);
-      this.#counters.add(this.#counters.id(this.#trapCounter(pa, write)) + LEVEL.el1, 1);
       const action = this.#entry.dataAbort(pa, size, write, true, lo, hi);
+      // A device page that EL2 only had to map is a stage-2 fault like any other, not a trapped register.
+      const mapped = action === ABORT_ACTION.retry;
+      this.#counters.add(mapped ? this.#stage2Faults : this.#counters.id(this.#trapCounter(pa, write)) + LEVEL.el1, 1);
       if (action === ABORT_ACTION.emulated) return false;
       if (action === ABORT_ACTION.inject) this.#latch.abort("injected", pa, write, true);
     }
@@ -103,7 +105,7 @@ export class HostStage2 implements DeviceGuard {
         return;
       }
       if (aborts === RETRIES) this.#latch.fail(`EL2 retries the access to ${hex(pa)} for ever`);
-      this.#counters.add(this.#ramTraps, 1);
+      this.#counters.add(this.#stage2Faults, 1);
       const action = this.#entry.dataAbort(pa, 4, write, false, 0, 0);
       if (action === ABORT_ACTION.inject) this.#latch.abort("injected", pa, write, false);
       if (action === ABORT_ACTION.emulated) this.#latch.fail(`EL2 emulated an access to RAM at ${hex(pa)}`);

@@ -28,7 +28,10 @@ export interface MachineOptions {
   readonly counters?: Counters;
   /** Counter of a hypercall by function id; `hypercalls` by default. */
   readonly hvcCounter?: HvcCounter;
-  /** Counter of a device access of EL1 that trapped to EL2; `traps.mmio` by default. */
+  /**
+   * Counter of a device access of EL1 that EL2 emulated or refused; `traps.mmio` by default. One that EL2 only had to map counts as
+   * `traps.stage2`.
+   */
   readonly trapCounter?: TrapCounter;
   /** INTIDs are below this; 1024 by default. */
   readonly irqLines?: number;

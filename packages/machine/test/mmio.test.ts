@@ -74,6 +74,8 @@ describe.each(ACCESSES)("$name of EL1", ({ run, log, direct, emulated, flags, si
     expect(run(full.machine.host.ioremap(DEVICE, 0x1000))).toEqual(direct);
     expect(full.device.log).toEqual([log]);
     expect(full.frames).toHaveLength(1);
+    expect(full.machine.counters.read("traps.mmio").total).toBe(0);
+    expect(full.machine.counters.read("traps.stage2")).toMatchObject({ el1: 1, el2: 0 });
   });
 
   test("stage 2 denies, EL2 retries for ever", () => {

@@ -1,0 +1,50 @@
+// A mistake in EL2 shows: the same steps that are safe with the shipped bundle leak with the defective one.
+import { readFile } from "node:fs/promises";
+import { describe, expect, test } from "vitest";
+import { IOMMU_STATE } from "@smmuv3/pkvm-abi";
+import { applyDefect } from "@smmuv3/smmu-lab";
+import type { Defect } from "@smmuv3/smmu-lab";
+import { PAGE, SID, World } from "./hyp-fixture.ts";
+import type { StartHypervisor } from "./hyp-fixture.ts";
+
+const bundle = await readFile(new URL(import.meta.resolve("@smmuv3/arch-single-driver/el2")), "utf8");
+
+async function start(defect: Defect): Promise<StartHypervisor> {
+  const url = `data:text/javascript;base64,${Buffer.from(applyDefect(bundle, defect)).toString("base64")}`;
+  // eslint-disable-next-line no-restricted-syntax -- the module is the bundle's own text
+  const module = (await import(/* @vite-ignore */ url)) as { readonly startHypervisor: StartHypervisor };
+  return module.startHypervisor;
+}
+
+function leaks(startHypervisor: StartHypervisor | undefined): boolean {
+  const world = new World("identity", startHypervisor === undefined ? {} : { start: startHypervisor });
+  world.call("__pkvm_iommu_set_state", 0, SID, 0, IOMMU_STATE.identity);
+  if (!world.reaches(PAGE, PAGE, 1)) throw new Error("not reachable before");
+  world.vmWithPage(PAGE, 0x5ec2_e700);
+  return world.reaches(PAGE, PAGE, 2);
+}
+
+const DEFECTS: Readonly<Record<string, Defect>> = {
+  "skip donation unmap": {
+    name: "skip donation unmap",
+    level: "el2",
+    find: "const status = this.#driver.hostStage2Idmap(pa, pa + size, HOST_PROT.none);",
+    replace: "const status = 0;",
+  },
+  "unmap without TLBI": {
+    name: "unmap without TLBI",
+    level: "el2",
+    find: "const status = this.#invalidate(smmu, start, end - start);",
+    replace: "const status = 0;",
+  },
+};
+
+describe("a donated page with a warm TLB", () => {
+  test("does not leak from the shipped EL2", () => {
+    expect(leaks(undefined)).toBe(false);
+  });
+
+  test.each(Object.keys(DEFECTS))("leaks with the defect: %s", async (name) => {
+    expect(leaks(await start(DEFECTS[name]!))).toBe(true);
+  });
+});
