@@ -23,7 +23,7 @@ class FakeQueue {
   attachStatus = 0;
 
   constructor(cpu: FakeCpu) {
-    cpu.answers.__pkvm_iommu_event_queue = (_iommu, op, value) => this.#answer(op!, value!);
+    cpu.answers.__pkvm_iommu_event_queue = (_iommu, op, value) => this.#answer(op, value);
   }
 
   #answer(op: number, value: number): number {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { isErrno } from "@smmuv3/platform";
-import { IO_PGTABLE_QUIRK } from "../src/index.ts";
+import { IO_PGTABLE_QUIRK, allocIoPgtable } from "../src/index.ts";
 import type { IoPgtableFormat } from "../src/index.ts";
 import { Harness, RAM, SIZES_16K, SIZES_4K, SIZES_64K } from "./harness.ts";
 import type { Options } from "./harness.ts";
@@ -130,8 +130,7 @@ test("no memory for the first table", () => {
   expect(attempt()).toBe("ENOMEM");
 });
 
-test("an allocator whose tables are not aligned is refused", async () => {
-  const { allocIoPgtable } = await import("../src/index.ts");
+test("an allocator whose tables are not aligned is refused", () => {
   const { memory } = new Harness("64_S1");
   const tlb = { flushAll() {}, flushWalk() {}, addPage() {} };
   const alloc = (): number => RAM + 0x800;

@@ -28,7 +28,7 @@ export class Harness {
   readonly events: Event[] = [];
   readonly warnings: WarnReason[] = [];
   /** Allocated tables: address and bytes. */
-  readonly live: Map<number, number> = new Map();
+  readonly live: Map<number, number>;
   readonly table: IoPgtable;
   allocations = 0;
   #left: number;
@@ -37,6 +37,7 @@ export class Harness {
 
   constructor(fmt: IoPgtableFormat, options: Options = {}) {
     const { tables = Infinity, ram = 8 << 20, ...rest } = options;
+    this.live = new Map<number, number>();
     this.#left = tables;
     this.memory = rest.memory ?? Memory.allocate({ base: RAM, size: ram });
     this.memory.fill(RAM, ram, GARBAGE);

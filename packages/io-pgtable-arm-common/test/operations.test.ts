@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ERRNO, Memory, MemoryAbort, PERM_READ, PERM_RW } from "@smmuv3/platform";
-import { IOMMU_PROT, IO_PGTABLE_QUIRK } from "../src/index.ts";
+import { IOMMU_PROT, IO_PGTABLE_QUIRK, allocIoPgtable } from "../src/index.ts";
 import { Harness, RAM, SIZES_16K, SIZES_4K, SIZES_64K } from "./harness.ts";
 
 const RW = IOMMU_PROT.READ | IOMMU_PROT.WRITE;
@@ -388,4 +388,29 @@ test.each([
     expect([h.table.mapped, h.table.iovaToPhys(2 ** bits - 1)]).toEqual([page, 2 ** 48 - 1]);
     expect(h.table.unmapPages(last, page, 1, null)).toBe(page);
   }
+});
+
+test.each([true, false])("tables on both sides of 4 GiB (coherent: %s)", (coherentWalk) => {
+  const memory = Memory.allocate({ base: 2 ** 32 - 2 * PAGE, size: 1 << 20 });
+  let next = memory.base;
+  const table = allocIoPgtable("64_S1", {
+    memory,
+    pgsizeBitmap: SIZES_4K,
+    ias: 48,
+    oas: 48,
+    coherentWalk,
+    tlb: { flushAll() {}, flushWalk() {}, addPage() {} },
+    alloc: (bytes) => (next += bytes) - bytes,
+    free() {},
+  });
+  for (const iova of [0, PAGE, GIGA, GIGA + PAGE]) {
+    expect(table.mapPages(iova, iova + GIGA, PAGE, 1, RW)).toBe(0);
+    expect(table.iovaToPhys(iova + 7)).toBe(iova + GIGA + 7);
+  }
+  const tablesAt: number[] = [];
+  table.walk(0, (level, lo, hi) => {
+    if (level < 3) tablesAt.push((lo & ~0xfff) >>> 0, hi & 0xffff);
+  });
+  expect(tablesAt).toEqual([0xffff_f000, 0, 0, 1, PAGE, 1]);
+  for (const iova of [0, PAGE, GIGA, GIGA + PAGE]) expect(table.unmapPages(iova, PAGE, 1, null)).toBe(PAGE);
 });

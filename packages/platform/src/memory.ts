@@ -10,6 +10,8 @@ export const PERM_RW = 3;
 
 /** Flat RAM is indexed by an int32 word number, so it stays below 8 GiB. */
 const MAX_SIZE = 2 ** 33 - PAGE_SIZE;
+/** Page frame numbers fit an int32 below this address. */
+const MAX_END = 2 ** 43;
 
 /**
  * Slow path of a view: called when an access finds no permission cached for its page, or lies outside of RAM. It either
@@ -71,7 +73,7 @@ export class Memory {
     this.#slow = slow;
   }
 
-  /** New zeroed RAM; every page readable and writable. Throws RangeError for a bad base or size. */
+  /** New zeroed RAM; every page readable and writable. Throws RangeError for a base or size that does not fit. */
   static allocate(options: MemoryOptions): Memory {
     const { base, size } = options;
     if (!Number.isSafeInteger(base) || base < 0 || base % PAGE_SIZE !== 0) {
@@ -79,6 +81,9 @@ export class Memory {
     }
     if (!Number.isSafeInteger(size) || size <= 0 || size % PAGE_SIZE !== 0 || size > MAX_SIZE) {
       throw new RangeError(`Memory: size must be a multiple of 4K and below 8 GiB, got ${size}`);
+    }
+    if (base + size > MAX_END) {
+      throw new RangeError(`Memory: RAM must end at or below 8 TiB, got base ${base} and size ${size}`);
     }
     const buffer = options.shared === true ? new SharedArrayBuffer(size) : new ArrayBuffer(size);
     return new Memory(new Int32Array(buffer), new Uint8Array(size / PAGE_SIZE).fill(PERM_RW), base, abort);
@@ -91,7 +96,7 @@ export class Memory {
 
   /** Page index of the physical address `hi:lo`, or -1 outside of RAM. */
   pageOf(lo: number, hi: number): number {
-    // Page frame numbers fit an int32 up to PA 2^43; anything above is not RAM here.
+    // Nothing at or above MAX_END is RAM.
     if (hi >>> 11 !== 0) return -1;
     const page = ((hi << 20) | (lo >>> 12)) - this.basePage;
     return page >= 0 && page < this.pages ? page : -1;
@@ -124,12 +129,18 @@ export class Memory {
     this.words[this.index(pa, true)] = value;
   }
 
+  /** {@link index} of an 8-byte aligned `pa`: both words lie in the page that was checked. */
+  #pair(pa: number, write: boolean): number {
+    if (pa % 8 !== 0) throw new RangeError(`Memory: address must be 8-byte aligned, got 0x${pa.toString(16)}`);
+    return this.index(pa, write);
+  }
+
   /**
-   * Stores a 64-bit descriptor, single-copy atomic to a reader that looks at the low word: an entry becomes invalid by its
-   * low word before its high word changes, and valid after it.
+   * Stores a 64-bit descriptor, 8-byte aligned. Single-copy atomic to a reader that looks at the low word: an entry becomes
+   * invalid by its low word before its high word changes, and valid after it.
    */
   store64(pa: number, lo: number, hi: number): void {
-    const index = this.index(pa, true);
+    const index = this.#pair(pa, true);
     const words = this.words;
     if (words[index + 1] !== hi) {
       if ((words[index]! & 1) !== 0) words[index] = 0;
@@ -138,9 +149,9 @@ export class Memory {
     words[index] = lo;
   }
 
-  /** The 64-bit value at `pa` as a number; exact below 2^53. */
+  /** The 64-bit value at `pa`, 8-byte aligned, as a number; exact below 2^53. */
   load64(pa: number): number {
-    const index = this.index(pa, false);
+    const index = this.#pair(pa, false);
     return (this.words[index + 1]! >>> 0) * 0x1_0000_0000 + (this.words[index]! >>> 0);
   }
 

@@ -31,6 +31,14 @@ describe("allocate", () => {
     );
   });
 
+  test("refuses RAM whose page numbers do not fit", () => {
+    const base = 2 ** 43 - PAGE_SIZE;
+    expect(Memory.allocate({ base, size: PAGE_SIZE }).pageOf(-1, 0x7ff)).toBe(0);
+    expect(() => Memory.allocate({ base, size: 2 * PAGE_SIZE })).toThrow(
+      new RangeError(`Memory: RAM must end at or below 8 TiB, got base ${base} and size ${2 * PAGE_SIZE}`),
+    );
+  });
+
   test.each([0, -PAGE_SIZE, 100, PAGE_SIZE + 4, Number.NaN, 2 ** 33, 2 ** 40])("refuses size %d", (size) => {
     expect(() => Memory.allocate({ base: 0, size })).toThrow(
       new RangeError(`Memory: size must be a multiple of 4K and below 8 GiB, got ${size}`),
@@ -220,6 +228,16 @@ describe("addresses that are not RAM", () => {
     const message = `Memory: address must be 4-byte aligned, got 0x${(BASE + offset).toString(16)}`;
     expect(() => memory.load32(BASE + offset)).toThrow(new RangeError(message));
     expect(() => { memory.store32(BASE + offset, 0); }).toThrow(RangeError);
+  });
+
+  test("64 bits that begin in the middle of a pair are refused: their second word may lie in a page that was not checked", () => {
+    const asked: number[] = [];
+    const view = ram().view((pa) => { asked.push(pa); });
+    const pa = BASE + PAGE_SIZE - 4;
+    const message = `Memory: address must be 8-byte aligned, got 0x${pa.toString(16)}`;
+    expect(() => { view.store64(pa, 1, 1); }).toThrow(new RangeError(message));
+    expect(() => view.load64(pa)).toThrow(new RangeError(message));
+    expect(asked).toEqual([]);
   });
 });
 

@@ -26,8 +26,8 @@ const CR0_BITS = {
 const IRQ_CTRL_BITS = { GERROR_IRQEN: [0, 0], PRIQ_IRQEN: [1, 1], EVENTQ_IRQEN: [2, 2] } as const;
 
 /**
- * Bit positions of every register field, IHI 0070 6.3. IDR4 and AGBPA are IMPLEMENTATION DEFINED as a whole and have none.
- * Spelled differently in the manual: `Hyp` of IDR0, `Update` of GBPA, GMPAM and GBPMPAM.
+ * Bit positions of every register field, IHI 0070 6.3. HYP of IDR0 and UPDATE of GBPA, GMPAM
+ * and GBPMPAM are Hyp and Update in the manual.
  */
 export const REGISTER_FIELDS = {
   IDR0: {
@@ -93,6 +93,7 @@ export const REGISTER_FIELDS = {
     MTEPERM: [22, 22],
     AIE: [23, 23],
   },
+  IDR4: { IMPLEMENTATION_DEFINED: [31, 0] },
   IDR5: {
     OAS: [2, 0],
     GRAN4K: [4, 4],
@@ -129,6 +130,8 @@ export const REGISTER_FIELDS = {
     ABORT: [20, 20],
     UPDATE: [31, 31],
   },
+  /** RES0 where the implementation has no such attributes. */
+  AGBPA: { IMPLEMENTATION_DEFINED: [31, 0] },
   IRQ_CTRL: IRQ_CTRL_BITS,
   IRQ_CTRLACK: IRQ_CTRL_BITS,
   GERROR: GERROR_BITS,

@@ -1,5 +1,5 @@
 import { definedBits, defineFields } from "./field.ts";
-import type { AnyField, Fields, FieldSpecs } from "./field.ts";
+import type { Fields, FieldSpecs } from "./field.ts";
 import { REGISTER_FIELDS } from "./register-fields.ts";
 import type { RegisterFieldSpecs } from "./register-fields.ts";
 
@@ -112,15 +112,12 @@ export type RegisterName = keyof typeof REGISTERS;
 
 /** Fields of one register, typed by its name: `REG.CR0.SMMUEN`. */
 export type RegisterFields = {
-  readonly [R in RegisterName]: R extends keyof RegisterFieldSpecs
-    ? Fields<R, RegisterFieldSpecs[R]>
-    : Readonly<Record<never, never>>;
+  readonly [R in RegisterName]: Fields<R, RegisterFieldSpecs[R]>;
 };
 
 function buildFields(): RegisterFields {
   const out: Record<string, unknown> = {};
-  const specs: Readonly<Record<string, FieldSpecs>> = REGISTER_FIELDS;
-  for (const name of Object.keys(REGISTERS)) out[name] = defineFields(name, specs[name] ?? {});
+  for (const [name, specs] of Object.entries<FieldSpecs>(REGISTER_FIELDS)) out[name] = defineFields(name, specs);
   return out as RegisterFields;
 }
 
@@ -129,7 +126,7 @@ export const REG: RegisterFields = buildFields();
 
 /** Bits of a register that have a meaning, as `[lo, hi]` int32; all others are RES0. */
 export function registerMask(name: RegisterName): readonly [lo: number, hi: number] {
-  const mask = definedBits(REG[name] as Readonly<Record<string, AnyField>>, 2);
+  const mask = definedBits(REG[name], 2);
   return [mask[0]!, mask[1]!];
 }
 
@@ -142,6 +139,6 @@ export const REGISTER_AT: ReadonlyMap<number, RegisterName> = new Map(
 );
 
 /** Byte offset of a register: `OFFSET.CR0`. */
-export const OFFSET: { readonly [R in RegisterName]: number } = Object.fromEntries(
+export const OFFSET: Readonly<Record<RegisterName, number>> = Object.fromEntries(
   Object.entries(REGISTERS).map(([name, { offset }]) => [name, offset]),
-) as { readonly [R in RegisterName]: number };
+) as Readonly<Record<RegisterName, number>>;

@@ -77,6 +77,12 @@ const CR0ACK = OFFSET.CR0ACK;
 const VMW = maskOf(REG.CR0ACK.VMW);
 const ID_REGISTERS = ["IDR0", "IDR1", "IDR3", "IDR5", "IIDR", "AIDR"] as const;
 
+function chooseProfile(choice: ProfileName | CacheProfile): CacheProfile {
+  if (typeof choice === "object") return choice;
+  if (Object.hasOwn(PROFILES, choice)) return PROFILES[choice];
+  throw new TypeError(`SmmuV3: profile must be one of ${Object.keys(PROFILES).join(", ")} or an object, got "${choice}"`);
+}
+
 /**
  * An SMMUv3 (IHI 0070), Non-secure programming interface. Masters call {@link translate}; software programs {@link registers}.
  */
@@ -99,10 +105,7 @@ export class SmmuV3 implements Translator {
 
   constructor(options: SmmuV3Options) {
     const { memory, progress = "immediate", commandsPerTick = 16 } = options;
-    const profile = typeof options.profile === "object" ? options.profile : PROFILES[options.profile ?? "lazy"];
-    if (profile === undefined) {
-      throw new TypeError(`SmmuV3: profile must be one of ${Object.keys(PROFILES).join(", ")}, got ${String(options.profile)}`);
-    }
+    const profile = chooseProfile(options.profile ?? "lazy");
     const counters = options.counters ?? new Counters();
     const file = this.#file;
     this.#id = options.id ?? PRESETS.qemuNested;
