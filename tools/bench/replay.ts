@@ -9,11 +9,11 @@ import { extendTraceText, readTraceText } from "./extend-trace.ts";
 
 const OPERATIONS = 100_000;
 const RAM_BYTES = 512 << 20;
-const DEVICE = "0000:00:01.0";
 
 const samples = Number(process.argv[2] ?? "1");
 const text = readTraceText(dataPath("traces/nvme-4k-read.ftrace.gz"));
 const perRound = text.split("\n").filter((line) => line.includes(" dma_map_page: ") || line.includes(" dma_unmap_page: ")).length;
+const devices = [...new Set([...text.matchAll(/ dma_(?:un)?map_\w+: (\S+)/g)].map((match) => match[1]!))].sort();
 const times = Math.ceil(OPERATIONS / perRound);
 
 const scratch = mkdtempSync(join(tmpdir(), "replay-"));
@@ -25,7 +25,7 @@ try {
       const built = await loadArchitecture(name);
       const start = process.hrtime.bigint();
       const result = await runArchitecture(built, operationsOf(trace), {
-        devices: [DEVICE],
+        devices,
         profile: "finite",
         ramBytes: RAM_BYTES,
         pagesToTake: 16,

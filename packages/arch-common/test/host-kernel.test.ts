@@ -1,3 +1,4 @@
+import * as abi from "@smmuv3/pkvm-abi";
 import type { Device, Driver } from "@smmuv3/driver-core";
 import { IommuDomain } from "@smmuv3/iommu-core";
 import type { IommuOps } from "@smmuv3/iommu-core";
@@ -6,7 +7,7 @@ import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import { describe, expect, test } from "vitest";
 import { DMA_CLIENT, DMA_DIRECTION, HostKernel } from "../src/index.ts";
 import type { BootOptions, HandoffDriver, HostPort } from "../src/index.ts";
-import { FakeCpu, firmware, node, RAM, smmuNode } from "./fake-cpu.ts";
+import { FakeCpu, firmware, node, RAM, smmuNode } from "@smmuv3/fake-cpu";
 
 const SMMU = smmuNode(0x905_0000);
 const CLIENTS = [8, 16].map((id) =>
@@ -57,7 +58,7 @@ function pagingDomain(table: Map<number, number>): IommuDomain {
 }
 
 interface Setup {
-  readonly cpu: FakeCpu;
+  readonly cpu: FakeCpu<abi.HypercallName>;
   readonly kernel: HostKernel;
   readonly port: HostPort;
   /** What the hand-off driver was asked, and who bound. */
@@ -69,12 +70,12 @@ interface SetupOptions extends BootOptions {
   readonly pkvm?: boolean;
   readonly paging?: boolean;
   readonly handoff?: number;
-  readonly prepare?: (cpu: FakeCpu) => void;
+  readonly prepare?: (cpu: FakeCpu<abi.HypercallName>) => void;
 }
 
 /** A kernel with a driver that claims the SMMU for EL2, if there is pKVM, and a stock driver. */
 function boot(options: SetupOptions = {}): Setup {
-  const cpu = new FakeCpu();
+  const cpu = new FakeCpu(abi);
   options.prepare?.(cpu);
   const kernel = new HostKernel(cpu, firmware([SMMU, ...CLIENTS]), options);
   const { core } = kernel.ctx;
@@ -165,13 +166,13 @@ describe("boot", () => {
   });
 
   test.each([
-    { name: "no EL2", step: "init failed: ENOSYS", handed: false, up: false, prepare: (cpu: FakeCpu) => (cpu.el2 = false) },
+    { name: "no EL2", step: "init failed: ENOSYS", handed: false, up: false, prepare: (cpu: FakeCpu<abi.HypercallName>) => (cpu.el2 = false) },
     {
       name: "EL2 refuses the ABI",
       step: "init failed: EINVAL",
       handed: false,
       up: false,
-      prepare: (cpu: FakeCpu) => (cpu.answers.__pkvm_init = -ERRNO.EINVAL),
+      prepare: (cpu: FakeCpu<abi.HypercallName>) => (cpu.answers.__pkvm_init = -ERRNO.EINVAL),
     },
     { name: "hand-over fails", step: "IOMMU hand-off failed: ENODEV", handed: true, up: true, handoff: -ERRNO.ENODEV },
     {
@@ -179,7 +180,7 @@ describe("boot", () => {
       step: "finalize failed: EPERM",
       handed: true,
       up: true,
-      prepare: (cpu: FakeCpu) => (cpu.answers.__pkvm_prot_finalize = -ERRNO.EPERM),
+      prepare: (cpu: FakeCpu<abi.HypercallName>) => (cpu.answers.__pkvm_prot_finalize = -ERRNO.EPERM),
     },
   ])("$name: no protection, and the stock driver has the hardware", ({ step, handed, up, handoff = 0, prepare = () => 0 }) => {
     const { port, cpu, events, kernel } = boot({ pkvm: true, handoff, prepare });
@@ -200,7 +201,7 @@ describe("boot", () => {
   });
 
   test("no memory for EL2: it is not started", () => {
-    const cpu = new FakeCpu();
+    const cpu = new FakeCpu(abi);
     const kernel = new HostKernel(cpu, firmware([]));
     kernel.addPkvm({ iommu: false, handoffs: [], accepted: () => 0 });
     while (kernel.ctx.pages.alloc(PAGE_SIZE) >= 0);
@@ -210,7 +211,7 @@ describe("boot", () => {
   });
 
   test("pKVM without IOMMUs is protected, and EL2 owns none", () => {
-    const cpu = new FakeCpu();
+    const cpu = new FakeCpu(abi);
     const kernel = new HostKernel(cpu, firmware([]));
     kernel.addPkvm({ iommu: false, handoffs: [], accepted: () => 0 });
     const { status } = kernel.start();

@@ -1,3 +1,4 @@
+import * as abi from "@smmuv3/pkvm-abi";
 import { createKernel } from "@smmuv3/driver-core";
 import type { KernelContext } from "@smmuv3/driver-core";
 import { readHandoff } from "@smmuv3/pkvm-abi";
@@ -5,21 +6,21 @@ import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
 import { expect, test } from "vitest";
 import { SmmuHandoff } from "../src/index.ts";
-import { FakeCpu, firmware, node, RAM, smmuNode } from "./fake-cpu.ts";
+import { FakeCpu, firmware, node, RAM, smmuNode } from "@smmuv3/fake-cpu";
 
 const FIRST = 0x905_0000;
 const SECOND = 0x907_0000;
 const THIRD = 0x909_0000;
 
 interface Setup {
-  readonly cpu: FakeCpu;
+  readonly cpu: FakeCpu<abi.HypercallName>;
   readonly kernel: KernelContext;
   readonly handoff: SmmuHandoff;
   readonly ready: string[];
 }
 
 function setUp(nodes: FirmwareNode[], ram: typeof RAM = RAM): Setup {
-  const cpu = new FakeCpu(ram);
+  const cpu = new FakeCpu(abi, ram);
   const kernel = createKernel({ cpu, firmware: firmware(nodes, ram) });
   const ready: string[] = [];
   const handoff = new SmmuHandoff(kernel, { name: "claimer", ready: ({ dev, iommu }) => ready.push(`${dev.name}=${iommu}`) });
@@ -29,7 +30,7 @@ function setUp(nodes: FirmwareNode[], ram: typeof RAM = RAM): Setup {
 }
 
 /** EL2 numbers the IOMMUs; `refuse`: what it answers to those after them. */
-function accept(cpu: FakeCpu, count: number, refuse: number = -ERRNO.EBUSY): void {
+function accept(cpu: FakeCpu<abi.HypercallName>, count: number, refuse: number = -ERRNO.EBUSY): void {
   let next = 0;
   cpu.answers.__pkvm_iommu_handoff = () => (next < count ? next++ : refuse);
 }

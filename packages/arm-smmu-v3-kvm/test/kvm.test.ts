@@ -1,3 +1,4 @@
+import * as abi from "@smmuv3/pkvm-abi";
 import { createKernel } from "@smmuv3/driver-core";
 import type { Driver, KernelContext } from "@smmuv3/driver-core";
 import { EVENT_QUEUE_OP } from "@smmuv3/pkvm-abi";
@@ -6,7 +7,7 @@ import { EVENT, EVENT_BYTES, EVENT_WORDS, EVENTS, setAddress, setField } from "@
 import { expect, test } from "vitest";
 import { createSmmuKvm, decodeRecord } from "../src/index.ts";
 import type { SmmuEvent, SmmuKvm } from "../src/index.ts";
-import { FakeCpu, firmware, smmuNode } from "./fake-cpu.ts";
+import { FakeCpu, firmware, smmuNode } from "@smmuv3/fake-cpu";
 
 const OVERFLOW = 2 ** 31;
 /** 2^10 events. */
@@ -22,7 +23,7 @@ class FakeQueue {
   gerror = 0;
   attachStatus = 0;
 
-  constructor(cpu: FakeCpu) {
+  constructor(cpu: FakeCpu<abi.HypercallName>) {
     cpu.answers.__pkvm_iommu_event_queue = (_iommu, op, value) => this.#answer(op, value);
   }
 
@@ -36,7 +37,7 @@ class FakeQueue {
 }
 
 interface Setup {
-  readonly cpu: FakeCpu;
+  readonly cpu: FakeCpu<abi.HypercallName>;
   readonly kernel: KernelContext;
   readonly kvm: SmmuKvm;
   readonly queue: FakeQueue;
@@ -47,7 +48,7 @@ interface Setup {
 const FAUX: Driver = { name: "pv", bus: "faux", ids: [], probe: () => 0 };
 
 function setUp(options: { faux?: Driver; interrupts?: Record<string, number> } = {}): Setup {
-  const cpu = new FakeCpu();
+  const cpu = new FakeCpu(abi);
   const interrupts = options.interrupts ?? { eventq: EVENTQ_IRQ, gerror: GERROR_IRQ };
   const kernel = createKernel({ cpu, firmware: firmware([smmuNode(0x905_0000, { interrupts })]) });
   const queue = new FakeQueue(cpu);

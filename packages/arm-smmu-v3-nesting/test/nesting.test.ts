@@ -1,13 +1,14 @@
+import * as abi from "@smmuv3/pkvm-abi";
 import { createKernel } from "@smmuv3/driver-core";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
 import type { SmmuHandoff } from "@smmuv3/arm-smmu-v3-handoff";
 import { ERRNO } from "@smmuv3/platform";
 import { expect, test } from "vitest";
 import { createNesting, EMULATED_SMMU_ID } from "../src/index.ts";
-import { FakeCpu, firmware, smmuNode } from "./fake-cpu.ts";
+import { FakeCpu, firmware, smmuNode } from "@smmuv3/fake-cpu";
 
 interface Setup {
-  readonly cpu: FakeCpu;
+  readonly cpu: FakeCpu<abi.HypercallName>;
   readonly kernel: KernelContext;
   readonly nesting: SmmuHandoff;
   /** Devices that the SMMU driver binds. */
@@ -15,7 +16,7 @@ interface Setup {
 }
 
 function setUp(): Setup {
-  const cpu = new FakeCpu();
+  const cpu = new FakeCpu(abi);
   const kernel = createKernel({ cpu, firmware: firmware([smmuNode(0x905_0000), smmuNode(0x907_0000)]) });
   const nesting = createNesting(kernel);
   const bound: Device[] = [];

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { ERRNO } from "@smmuv3/platform";
 import { DriverCore, INITCALL_LEVELS, KernelLog } from "../src/index.ts";
 import type { Device, Driver } from "../src/index.ts";
-import { firmware, node } from "./fake-cpu.ts";
+import { firmware, node } from "@smmuv3/fake-cpu";
 
 const RAM = { base: 0x4000_0000, size: 1 << 20 };
 const SMMU = node("smmuv3@9050000", { compatible: ["arm,smmu-v3"] });
@@ -82,7 +82,7 @@ describe("matching", () => {
     const nic = recorder("nic", ["test,nic"], { bus: "pci" });
     const disk = recorder("disk", ["test,disk"]);
     expect(core.registerDriver(nic.driver)).toBe(0);
-    core.populate(firmware(RAM, [SMMU, NIC, DISK]));
+    core.populate(firmware([SMMU, NIC, DISK], RAM));
     expect(core.registerDriver(disk.driver)).toBe(1);
     expect(nic.calls).toEqual(["probe 0000:00:01.0"]);
     expect(disk.calls).toEqual(["probe disk@1000"]);
@@ -100,7 +100,7 @@ describe("matching", () => {
     const { core } = setUp();
     const wrong = recorder("wrong", ["test,nic"]);
     core.registerDriver(wrong.driver);
-    core.populate(firmware(RAM, [NIC]));
+    core.populate(firmware([NIC], RAM));
     expect(wrong.calls).toEqual([]);
   });
 
@@ -108,7 +108,7 @@ describe("matching", () => {
     const { core } = setUp();
     const handoff = recorder("smmuv3-nesting", ["arm,smmu-v3"]);
     const stock = recorder("arm-smmu-v3", ["arm,smmu-v3"]);
-    core.populate(firmware(RAM, [SMMU]));
+    core.populate(firmware([SMMU], RAM));
     expect(core.registerDriver(handoff.driver)).toBe(1);
     expect(core.registerDriver(stock.driver)).toBe(0);
     expect(core.attach(core.findByNode(SMMU.name)!)).toBe(true);
@@ -127,7 +127,7 @@ describe("matching", () => {
     core.registerDriver(recorder("absent", ["arm,smmu-v3"], { probe: () => -ERRNO.ENODEV }).driver);
     const stock = recorder("stock", ["arm,smmu-v3"]);
     core.registerDriver(stock.driver);
-    core.populate(firmware(RAM, [SMMU]));
+    core.populate(firmware([SMMU], RAM));
     expect(core.findByNode(SMMU.name)?.driver).toBe(stock.driver);
     expect(log.lines("err")).toEqual(["broken smmuv3@9050000: probe failed: EIO"]);
     expect(log.lines("debug")).toEqual(["absent smmuv3@9050000: probe failed: ENODEV"]);
@@ -143,7 +143,7 @@ describe("matching", () => {
         },
       }).driver,
     );
-    core.populate(firmware(RAM, [SMMU]));
+    core.populate(firmware([SMMU], RAM));
     const dev = core.findByNode(SMMU.name)!;
     expect([dev.driver, dev.drvdata, dev.deferrals]).toEqual([undefined, undefined, 0]);
     expect(core.deferred).toEqual([]);
@@ -184,7 +184,7 @@ describe("deferral", () => {
         return 0;
       },
     };
-    core.populate(firmware(RAM, [NIC, SMMU]));
+    core.populate(firmware([NIC, SMMU], RAM));
     core.registerDriver(client);
     const nic = core.findByNode(NIC.name)!;
     expect(core.deferred).toEqual([nic]);
@@ -216,7 +216,7 @@ describe("deferral", () => {
         return 0;
       },
     });
-    core.populate(firmware(RAM, ["c", "b", "a", "z"].map((name) => node(name, { compatible: [name] }))));
+    core.populate(firmware(["c", "b", "a", "z"].map((name) => node(name, { compatible: [name] }), RAM)));
     core.registerDriver(waitFor("c", "b"));
     core.registerDriver(waitFor("b", "a"));
     core.registerDriver(waitFor("z", "late"));
@@ -238,7 +238,7 @@ describe("deferral", () => {
     let ready = false;
     const probe = (): number => (ready ? 0 : -ERRNO.EPROBE_DEFER);
     core.registerDriver(recorder("waits", ["test,disk"], { probe }).driver);
-    core.populate(firmware(RAM, [DISK]));
+    core.populate(firmware([DISK], RAM));
     core.initcall("device_sync", "event without a probe", () => {
       ready = true;
       return 0;
@@ -255,7 +255,7 @@ describe("deferral", () => {
   test("a deferred device may be claimed by another driver", () => {
     const { core } = setUp();
     core.registerDriver(recorder("waits", ["arm,smmu-v3"], { probe: () => -ERRNO.EPROBE_DEFER }).driver);
-    core.populate(firmware(RAM, [SMMU]));
+    core.populate(firmware([SMMU], RAM));
     const other = recorder("other", ["arm,smmu-v3"]);
     expect(core.registerDriver(other.driver)).toBe(1);
     expect(core.deferred).toEqual([]);
@@ -278,7 +278,7 @@ describe("deferral", () => {
     const second = recorder("second", ["test,disk"]);
     core.registerDriver(first.driver);
     core.registerDriver(second.driver);
-    core.populate(firmware(RAM, [DISK]));
+    core.populate(firmware([DISK], RAM));
     // One refusal is enough: the second driver is not asked.
     expect(events).toEqual(["configure disk@1000", "cleanup disk@1000"]);
     expect(first.calls).toEqual([]);
@@ -296,7 +296,7 @@ describe("auxiliary and faux devices", () => {
   test("an auxiliary device matches by id and is a child", () => {
     const { core } = setUp();
     const emu = recorder("arm-smmu-v3-emu", ["protected_kvm.smmu_v3_emu"], { bus: "auxiliary" });
-    const [smmu] = core.populate(firmware(RAM, [SMMU]));
+    const [smmu] = core.populate(firmware([SMMU], RAM));
     const aux = core.addAuxiliary({ name: "smmu_v3_emu.0", id: "protected_kvm.smmu_v3_emu", parent: smmu! });
     core.addAuxiliary({ name: "other.0", id: "other", parent: smmu! });
     expect(core.registerDriver(emu.driver)).toBe(1);
@@ -314,7 +314,7 @@ describe("auxiliary and faux devices", () => {
   test("a faux device binds the driver it brings, or is gone", () => {
     const { core } = setUp();
     const good = recorder("pkvm-iommu", [], { bus: "faux" });
-    const [smmu] = core.populate(firmware(RAM, [SMMU]));
+    const [smmu] = core.populate(firmware([SMMU], RAM));
     const faux = core.addFaux({ name: "pkvm-iommu.0", driver: good.driver, parent: smmu });
     expect(faux?.driver).toBe(good.driver);
     expect(smmu!.children).toEqual([faux]);
@@ -346,7 +346,7 @@ describe("auxiliary and faux devices", () => {
         },
       }).driver,
     );
-    core.populate(firmware(RAM, [DISK, SMMU]));
+    core.populate(firmware([DISK, SMMU], RAM));
     core.registerDriver(
       recorder("parent", ["arm,smmu-v3"], {
         probe: (dev) => {
@@ -363,7 +363,7 @@ describe("auxiliary and faux devices", () => {
 test("sysfs shows devices, buses, drivers and bindings", () => {
   const { core } = setUp();
   const stock = recorder("arm-smmu-v3", ["arm,smmu-v3"]);
-  core.populate(firmware(RAM, [SMMU, NIC]));
+  core.populate(firmware([SMMU, NIC], RAM));
   core.registerDriver(stock.driver);
   const { sysfs } = core;
   expect(sysfs.list("devices")).toEqual(["platform", "pci"]);
@@ -382,7 +382,7 @@ test("shutdown runs last bound first and leaves devices bound", () => {
   const shutdown = (dev: Device): void => void order.push(dev.name);
   core.registerDriver(recorder("a", ["arm,smmu-v3"], { shutdown }).driver);
   core.registerDriver(recorder("b", ["test,disk"], { shutdown }).driver);
-  core.populate(firmware(RAM, [SMMU, DISK]));
+  core.populate(firmware([SMMU, DISK], RAM));
   core.shutdown();
   expect(order).toEqual(["disk@1000", "smmuv3@9050000"]);
   expect(core.boundTo("b").map(({ name }) => name)).toEqual(["disk@1000"]);

@@ -11,7 +11,7 @@ import type {
   IotlbGather,
   ReservedRegion,
 } from "../src/index.ts";
-import { fakeCpu, firmware, node } from "./fake-cpu.ts";
+import { FakeCpu, firmware, node } from "@smmuv3/fake-cpu";
 
 export const K4 = 4096;
 export const M2: number = 2 << 20;
@@ -180,7 +180,7 @@ export function setUp(
 ): Setup {
   const ram = options.ram ?? RAM;
   const smmu = node("smmu", { compatible: ["test,smmu"] });
-  const kernel = createKernel({ cpu: fakeCpu(ram), firmware: firmware(ram, [smmu, ...clients]) });
+  const kernel = createKernel({ cpu: new FakeCpu(undefined, ram), firmware: firmware([smmu, ...clients], ram) });
   const iommu = new IommuCore(kernel, options);
   const fake = new FakeIommu(iommu, { paging: options.paging ?? true });
   kernel.core.populate(kernel.firmware);

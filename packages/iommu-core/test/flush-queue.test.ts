@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { DMA_DIR, FLUSH_QUEUE_SIZE, FLUSH_QUEUE_TIMEOUT, FlushQueue, IommuDomain, IovaAllocator } from "../src/index.ts";
 import { K4, client, setUp } from "./fake-iommu.ts";
 import type { FakeDomain, Setup } from "./fake-iommu.ts";
-import { fakeCpu } from "./fake-cpu.ts";
+import { FakeCpu } from "@smmuv3/fake-cpu";
 
 const NAME = "0000:00:01.0";
 
@@ -51,22 +51,22 @@ describe("dma-fq", () => {
 });
 
 test("the oldest entry's time-out flushes at the next unmap", () => {
-  let now = 0;
+  const cpu = new FakeCpu();
   let flushes = 0;
   const flushIotlbAll = (): void => {
     flushes++;
   };
   const domain = new IommuDomain({ type: "paging", ops: { attachDev: () => 0, flushIotlbAll } });
   const iovas = new IovaAllocator({ granule: K4, apertureEnd: 2 ** 32 });
-  const queue = new FlushQueue(domain, iovas, { ...fakeCpu({ base: 0, size: K4 }), now: () => now });
+  const queue = new FlushQueue(domain, iovas, cpu);
   const add = (): void => {
     queue.add(iovas.alloc(K4), K4);
   };
   add();
-  now = FLUSH_QUEUE_TIMEOUT - 1;
+  cpu.time = FLUSH_QUEUE_TIMEOUT - 1;
   add();
   expect([flushes, queue.pending]).toEqual([0, 2]);
-  now++;
+  cpu.time++;
   add();
   expect([flushes, queue.pending, iovas.allocatedPages]).toEqual([1, 1, 1]);
 });

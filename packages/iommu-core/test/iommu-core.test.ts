@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { PROT } from "../src/index.ts";
 import type { ReservedRegion } from "../src/index.ts";
 import { CLIENT, FakeIommu, K4, client, setUp } from "./fake-iommu.ts";
-import { node } from "./fake-cpu.ts";
+import { node } from "@smmuv3/fake-cpu";
 
 const NIC = client("0000:00:01.0", [1, 2]);
 const DISK = client("0000:00:02.0", [3]);

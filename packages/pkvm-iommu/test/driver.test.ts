@@ -1,3 +1,4 @@
+import * as abi from "@smmuv3/pkvm-abi";
 import { createKernel } from "@smmuv3/driver-core";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
 import { IommuCore, IommuDomain } from "@smmuv3/iommu-core";
@@ -6,14 +7,14 @@ import { ERRNO } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
 import { expect, test } from "vitest";
 import { pkvmIommuDriver, streamOwner } from "../src/index.ts";
-import { FakeCpu, firmware, node, smmuNode } from "./fake-cpu.ts";
+import { FakeCpu, firmware, node, smmuNode } from "@smmuv3/fake-cpu";
 
 const { blocking, identity } = IOMMU_STATE;
 const SMMU = smmuNode(0x905_0000);
 const OTHER = smmuNode(0x907_0000);
 
 interface Setup {
-  readonly cpu: FakeCpu;
+  readonly cpu: FakeCpu<abi.HypercallName>;
   readonly kernel: KernelContext;
   readonly iommu: IommuCore;
   readonly faux: Device | undefined;
@@ -26,8 +27,8 @@ function client(name: string, ids: number[], fields: Partial<FirmwareNode> = {},
   return node(name, { compatible: ["test,client"], iommus: ids.map((id) => ({ iommu, id })), ...fields });
 }
 
-function setUp(clients: FirmwareNode[], prepare: (cpu: FakeCpu) => void = () => {}): Setup {
-  const cpu = new FakeCpu();
+function setUp(clients: FirmwareNode[], prepare: (cpu: FakeCpu<abi.HypercallName>) => void = () => {}): Setup {
+  const cpu = new FakeCpu(abi);
   prepare(cpu);
   const kernel = createKernel({ cpu, firmware: firmware([SMMU, OTHER, ...clients]) });
   const iommu = new IommuCore(kernel);

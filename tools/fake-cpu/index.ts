@@ -1,12 +1,19 @@
-import { HYPERCALLS, frameArg, hypercallName, setFrame } from "@smmuv3/pkvm-abi";
-import type { HypercallName } from "@smmuv3/pkvm-abi";
 import { Counters, Memory } from "@smmuv3/platform";
-import type { Firmware, FirmwareNode, HostCpu, RegisterWindow } from "@smmuv3/platform";
+import type { Firmware, FirmwareNode, HostCpu, MemoryOptions, RegisterWindow } from "@smmuv3/platform";
 
-export type Call = [name: HypercallName, ...args: number[]];
+/** A hypercall by name, with its arguments. */
+export type Call = [name: string, ...args: number[]];
 export type Answer = number | ((...args: number[]) => number);
 
-export const RAM: { base: number; size: number } = { base: 0x4000_0000, size: 32 << 20 };
+/** What a {@link FakeCpu} needs of a hypercall ABI: `import * as abi from "@smmuv3/pkvm-abi"`. */
+export interface HypercallAbi<Name extends string> {
+  readonly HYPERCALLS: Readonly<Record<Name, { readonly args: readonly string[] }>>;
+  hypercallName(id: number): Name | undefined;
+  frameArg(frame: Int32Array, index: number): number;
+  setFrame(frame: Int32Array, index: number, value: number): void;
+}
+
+export const RAM: MemoryOptions = { base: 0x4000_0000, size: 32 << 20 };
 
 /** ID registers by offset: both stages, coherent, 2-level tables, 16 StreamID bits, queues of 2^10 events and 2^14 commands. */
 export const ID_REGISTERS: readonly (readonly [offset: number, value: number])[] = [
@@ -15,36 +22,41 @@ export const ID_REGISTERS: readonly (readonly [offset: number, value: number])[]
   [0x14, (1 << 4) | 5],
 ];
 
-/** A host CPU above a table that answers hypercalls, in front of a table of registers. */
-export class FakeCpu implements HostCpu {
+/** A host CPU with memory, a table of registers, and a table that answers hypercalls. */
+export class FakeCpu<Name extends string = string> implements HostCpu {
   readonly level = 1;
   readonly memory: Memory;
   readonly counters: Counters = new Counters();
   /** Hypercalls in order. */
   readonly calls: Call[] = [];
   /** Results of hypercalls; 0 unless given. */
-  readonly answers: Partial<Record<HypercallName, Answer>> = {};
+  readonly answers: Partial<Record<Name, Answer>> = {};
   readonly irqs: Map<number, () => void> = new Map<number, () => void>();
   readonly registers: Map<number, number> = new Map<number, number>(ID_REGISTERS);
   /** Something answers HVC. */
   el2: boolean = true;
   time: number = 0;
+  readonly #abi: HypercallAbi<Name> | undefined;
 
-  constructor(ram: { base: number; size: number } = RAM) {
+  /** Without an ABI nothing answers HVC. */
+  constructor(abi?: HypercallAbi<Name>, ram: MemoryOptions = RAM) {
+    this.#abi = abi;
     this.memory = Memory.allocate(ram);
   }
 
   hvc(frame: Int32Array): void {
-    const name = this.el2 ? hypercallName(frame[0]!) : undefined;
-    if (name === undefined) {
-      setFrame(frame, 0, -1);
+    const abi = this.#abi;
+    const name = this.el2 ? abi?.hypercallName(frame[0]!) : undefined;
+    if (abi === undefined || name === undefined) {
+      frame[0] = -1;
+      frame[1] = -1;
       return;
     }
-    const args = HYPERCALLS[name].args.map((_, i) => frameArg(frame, i + 1));
+    const args = abi.HYPERCALLS[name].args.map((_, i) => abi.frameArg(frame, i + 1));
     this.calls.push([name, ...args]);
     const answer = this.answers[name] ?? 0;
-    setFrame(frame, 0, 0);
-    setFrame(frame, 1, typeof answer === "number" ? answer : answer(...args));
+    abi.setFrame(frame, 0, 0);
+    abi.setFrame(frame, 1, typeof answer === "number" ? answer : answer(...args));
   }
 
   ioremap(): RegisterWindow {
@@ -61,8 +73,8 @@ export class FakeCpu implements HostCpu {
     };
   }
 
-  /** Calls of one kind, without the name. */
-  argsOf(name: HypercallName): number[][] {
+  /** Arguments of the calls of one kind. */
+  argsOf(name: Name): number[][] {
     return this.calls.filter(([called]) => called === name).map(([, ...args]) => args);
   }
 
@@ -95,6 +107,6 @@ export function smmuNode(base: number, fields: Partial<FirmwareNode> = {}): Firm
   return node(`smmuv3@${base.toString(16)}`, { compatible: ["arm,smmu-v3"], reg, ...fields });
 }
 
-export function firmware(nodes: FirmwareNode[], memory: { base: number; size: number } = RAM): Firmware {
-  return { memory, doorbells: [], nodes };
+export function firmware(nodes: FirmwareNode[], memory: MemoryOptions = RAM): Firmware {
+  return { memory: { base: memory.base, size: memory.size }, doorbells: [], nodes };
 }
