@@ -81,7 +81,7 @@ export class CommandQueue {
   readonly #page: number;
   readonly #msi: boolean;
   readonly #timeout: number;
-  readonly #onWait: (() => void) | undefined;
+  readonly #options: CommandQueueOptions;
   readonly #sync: Int32Array = new Int32Array(CMD_WORDS);
   /** Next free position; position up to which the SMMU is known to have consumed. */
   #prod = 0;
@@ -111,7 +111,7 @@ export class CommandQueue {
     const method = options.syncMethod ?? "sev";
     this.#msi = method === "msi";
     this.#timeout = options.timeout ?? SECOND;
-    this.#onWait = options.onWait;
+    this.#options = options;
     makeSync(this.#sync, 0, CS[method]);
     if (this.#msi) {
       this.#sync[0] = this.#sync[0]! | place(CMD.MSH, SHAREABILITY.inner) | place(CMD.MSIAttr, MSI_ATTR_WB);
@@ -237,7 +237,7 @@ export class CommandQueue {
   }
 
   #relax(): void {
-    this.#onWait?.();
+    this.#options.onWait?.();
     this.#cpu.relax();
   }
 }

@@ -1,5 +1,5 @@
 import { Memory } from "@smmuv3/platform";
-import { CD, CD_WORDS, getField, setField, STE, STE_EATS, STE_S1DSS, STE_WORDS } from "@smmuv3/smmu-v3-defs";
+import { CD, getField, setField, STE, STE_EATS, STE_S1DSS, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 import { describe, expect, test } from "vitest";
 import {
   cdUsed,
@@ -231,6 +231,5 @@ describe("used and safe bits", () => {
     cdUsed(cdWithoutTable, used);
     expect(getField(used, 0, CD.T0SZ)).toBe(0);
     expect(getField(used, 0, CD.ASID)).toBe(0xffff);
-    expect(CD_WORDS).toBe(STE_WORDS);
   });
 });

@@ -8,7 +8,7 @@ export const RING: number = BASE + 0x2000;
 /** A device that consumes commands: all at the doorbell, or `perRelax` at every step of waiting. */
 export class FakeDevice implements RegisterWindow {
   readonly memory: Memory = Memory.allocate({ base: BASE, size: 0x10000 });
-  readonly registers: Map<number, number> = new Map();
+  readonly registers: Map<number, number> = new Map<number, number>();
   /** Opcodes consumed, in order, with the low address word. */
   readonly consumed: Int32Array[] = [];
   readonly log2: number;

@@ -1,4 +1,3 @@
-import { PAGE_SIZE } from "@smmuv3/platform";
 import { CERROR, CMD, CMD_WORDS, COMMANDS, getAddress, getField, OFFSET, place, REG, SYNC_CS } from "@smmuv3/smmu-v3-defs";
 import { describe, expect, test } from "vitest";
 import { CommandBatch, CommandQueue, cfgiSte, queueBase } from "../src/index.ts";
@@ -150,7 +149,6 @@ describe("CommandQueue", () => {
     const value = new Int32Array(2);
     queueBase(value, 0x12_3456_7000, 8);
     expect([...value]).toEqual([0x3456_7008, (1 << 30) | 0x12]);
-    expect(PAGE_SIZE % 4096).toBe(0);
   });
 });
 

@@ -32,7 +32,7 @@ export class World {
   readonly calls: string[] = [];
   /** Register writes of the kernel. */
   readonly writes: number[] = [];
-  readonly irqs: Map<number, () => void> = new Map();
+  readonly irqs: Map<number, () => void> = new Map<number, () => void>();
   readonly kernel: KernelContext;
   readonly iommu: IommuCore;
   handoff: IommuHandoff | undefined = undefined;
@@ -70,6 +70,7 @@ export class World {
   }
 
   #cpu(): HostCpu {
+    let time = 0;
     const window: RegisterWindow = {
       hi: 0,
       read32: (offset) => IDS.get(offset) ?? 0,
@@ -82,8 +83,10 @@ export class World {
       memory: this.memory,
       counters: new Counters(),
       ioremap: () => window,
-      now: () => 0,
-      relax: () => {},
+      now: () => time,
+      relax: () => {
+        time += 1_000_000;
+      },
       barrier: () => {},
       irqSave: () => {},
       irqRestore: () => {},

@@ -32,8 +32,7 @@ const OPS: DomainOps = {
     domain.mapped = pgtable.mapped;
     return status;
   },
-  unmapPages: (domain, iova, pgsize, pgcount, gather) =>
-    smmuDomain(domain).pgtable.unmapPages(iova, pgsize, pgcount, gather),
+  unmapPages: (domain, iova, pgsize, pgcount, gather) => smmuDomain(domain).unmap(iova, pgsize, pgcount, gather),
   iotlbSync(domain, gather) {
     if (gather.pgsize === 0) return;
     smmuDomain(domain).invalidate(gather.start, gather.end - gather.start + 1, gather.pgsize, true);
@@ -62,6 +61,8 @@ export class SmmuDomain extends IommuDomain {
   masters: number = 0;
   readonly #emit: TlbiEmit;
   readonly #pageShift: number;
+  /** Of the unmap that is running: the tables hand it back as a lesser type. */
+  #gather: IotlbGather | undefined = undefined;
 
   /** Throws Errno ENOMEM without a first table. */
   constructor(host: DomainHost, stage: 1 | 2, id: number) {
@@ -83,9 +84,8 @@ export class SmmuDomain extends IommuDomain {
         flushWalk: (iova, size, granule) => {
           this.invalidate(iova, size, granule, false);
         },
-        addPage: (gather, iova, granule) => {
-          // What the core passes to unmapPages comes back here.
-          (gather as IotlbGather).addPage(this, iova, granule);
+        addPage: (_, iova, granule) => {
+          this.#gather?.addPage(this, iova, granule);
         },
       },
       alloc: (bytes) => kernel.pages.alloc(bytes),
@@ -112,6 +112,12 @@ export class SmmuDomain extends IommuDomain {
   /** Stage 2: what STEs need. */
   get stage2(): Stage2 {
     return { ttb: this.pgtable.pgd, vtcr: vtcrBits(this.pgtable.vtcr), vmid: this.id };
+  }
+
+  /** Unmaps pages into `gather`; bytes unmapped. */
+  unmap(iova: number, pgsize: number, pgcount: number, gather: IotlbGather): number {
+    this.#gather = gather;
+    return this.pgtable.unmapPages(iova, pgsize, pgcount, gather);
   }
 
   /**
@@ -148,7 +154,8 @@ export class SmmuDomain extends IommuDomain {
   }
 }
 
-/** Domains of this driver are of this class only. */
+/** Domains with these operations are of this class only. */
 function smmuDomain(domain: IommuDomain): SmmuDomain {
-  return domain as SmmuDomain;
+  if (domain instanceof SmmuDomain) return domain;
+  throw new TypeError("arm-smmu-v3: domain must be one that domainAllocPaging returned");
 }

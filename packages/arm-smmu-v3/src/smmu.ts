@@ -43,7 +43,7 @@ export class SmmuDevice {
   /** The SMMU snoops caches, says firmware. */
   readonly coherent: boolean;
   /** By StreamID. */
-  readonly masters: Map<number, Master> = new Map();
+  readonly masters: Map<number, Master> = new Map<number, Master>();
   /** Set when probe knows it. */
   backend: Backend | undefined = undefined;
   /** Set while registered. */

@@ -10,7 +10,7 @@ const { IDR0, IDR1, IDR5, CMDQ_BASE } = REG;
 
 /** A register file that acknowledges and consumes commands at once; it does nothing else. */
 export class FakeSmmu implements RegisterWindow {
-  readonly registers: Map<number, number> = new Map();
+  readonly registers: Map<number, number> = new Map<number, number>();
   readonly commands: string[] = [];
   readonly memory: Memory;
   hi: number = 0;
