@@ -103,8 +103,10 @@ const ALLOWED_EXPORTS: Readonly<Record<string, Readonly<Record<string, unknown>>
     "./el2": bundleExport("el2"),
     "./bundles/*.json": "./dist/bundles/*.json",
   },
-  data: { ...EVERYONE, ".": "./index.ts" },
 };
+
+/** What nobody installs is imported as it is written. */
+const PRIVATE = { ...EVERYONE, ".": "./index.ts" };
 
 /** One public entry per package: what another package can reach is what its index names. */
 export function checkExports(root: string): readonly Finding[] {
@@ -117,7 +119,7 @@ export function checkExports(root: string): readonly Finding[] {
       if (manifest.private !== true) findings.push(found("has no exports map"));
       return findings;
     }
-    const allowed: Readonly<Record<string, unknown>> = ALLOWED_EXPORTS[tags[0] ?? ""] ?? BUILT;
+    const allowed: Readonly<Record<string, unknown>> = manifest.private === true ? PRIVATE : (ALLOWED_EXPORTS[tags[0] ?? ""] ?? BUILT);
     for (const [entry, target] of Object.entries(manifest.exports as Record<string, unknown>)) {
       if (JSON.stringify(allowed[entry]) !== JSON.stringify(target)) findings.push(found(`exports ${entry} is not allowed`));
     }

@@ -1,19 +1,13 @@
 // A mistake in EL2 shows: the same steps that are safe with the shipped bundle leak with the defective one.
-import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { IOMMU_STATE } from "@smmuv3/pkvm-abi";
-import { applyDefect } from "@smmuv3/smmu-lab";
+import { loadDefective } from "@smmuv3/smmu-lab";
 import type { Defect } from "@smmuv3/smmu-lab";
 import { PAGE, SID, World } from "./hyp-fixture.ts";
 import type { StartHypervisor } from "./hyp-fixture.ts";
 
-const bundle = await readFile(new URL(import.meta.resolve("@smmuv3/arch-single-driver/el2")), "utf8");
-
-async function start(defect: Defect): Promise<StartHypervisor> {
-  const url = `data:text/javascript;base64,${Buffer.from(applyDefect(bundle, defect)).toString("base64")}`;
-  // eslint-disable-next-line no-restricted-syntax -- the module is the bundle's own text
-  const module = (await import(/* @vite-ignore */ url)) as { readonly startHypervisor: StartHypervisor };
-  return module.startHypervisor;
+async function start(defect: Defect): Promise<StartHypervisor | undefined> {
+  return (await loadDefective("single-driver", [defect])).startHypervisor;
 }
 
 function leaks(startHypervisor: StartHypervisor | undefined): boolean {

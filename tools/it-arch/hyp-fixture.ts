@@ -16,8 +16,8 @@ export const RAM_SIZE: number = 64 * 2 ** 20;
 export const SMMU_BASE = 0x0905_0000;
 export const SID = 0x123;
 export const IRQS = { eventq: 106, gerror: 109 } as const;
-export const DESIGNS = { identity: singleDriver, emulation: trapEmulate } as const;
-export type Design = keyof typeof DESIGNS;
+export const DESIGNS: Readonly<Record<Design, StartHypervisor>> = { identity: singleDriver, emulation: trapEmulate };
+export type Design = "identity" | "emulation";
 export type StartHypervisor = (cpu: HypCpu, firmware: Firmware) => void;
 
 const POOL_PAGES = poolPages(RAM_SIZE, true);

@@ -35,9 +35,6 @@ const COLD_RAM_END = 0x1_0000_0000;
 const NO_RAM = "0xffffffff";
 const EVENT_QUEUE = 0x4100_1000;
 
-/** Rules that changed an expectation which then held. */
-const used = new Set<string>();
-
 function stagesOf(file: string, name: string): Case["stages"] {
   if (file.startsWith("fuzz")) return name.endsWith("-s1") ? "s1" : name.endsWith("-s2") ? "s2" : "nested";
   return file === "s1-cold" ? "s1" : name.startsWith("s2-") ? "s2" : "nested";
@@ -56,7 +53,15 @@ interface Mismatch {
   readonly got: Outcome;
 }
 
-function replay(memory: Memory, file: string, rules: readonly Rule[]): { accesses: number; mismatches: Mismatch[] } {
+interface Replay {
+  readonly accesses: number;
+  readonly mismatches: Mismatch[];
+  /** Rules that changed an expectation which then held. */
+  readonly used: Set<string>;
+}
+
+function replay(memory: Memory, file: string, rules: readonly Rule[]): Replay {
+  const used = new Set<string>();
   const cold = !file.startsWith("fuzz");
   const mismatches: Mismatch[] = [];
   let accesses = 0;
@@ -100,7 +105,7 @@ function replay(memory: Memory, file: string, rules: readonly Rule[]): { accesse
     clear();
     memory.fill(EVENT_QUEUE, 0x1000, 0);
   }
-  return { accesses, mismatches };
+  return { accesses, mismatches, used };
 }
 
 const FILES = ["s1-cold", "s2-cold", "nested-cold", "fuzz-101"] as const;
@@ -113,12 +118,14 @@ const SIZES: Readonly<Record<(typeof FILES)[number], number>> = {
 
 describe("QEMU vectors", () => {
   let memory: Memory;
+  const used = new Set<string>();
   beforeAll(() => {
     memory = Memory.allocate({ base: RAM_BASE, size: RAM_SIZE });
   });
 
   test.each(FILES)("%s", (file) => {
-    const { accesses, mismatches } = replay(memory, file, RULES);
+    const { accesses, mismatches, used: rows } = replay(memory, file, RULES);
+    for (const row of rows) used.add(row);
     expect(mismatches.slice(0, 5)).toEqual([]);
     expect(mismatches).toHaveLength(0);
     expect(accesses).toBe(SIZES[file]);

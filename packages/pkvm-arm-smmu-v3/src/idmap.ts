@@ -60,13 +60,9 @@ export class IdentityMap {
   }
 
   #mapMemory(start: number, end: number): number {
-    let limit = Infinity;
     for (let at = start; at < end; at += this.#table.mapped) {
-      let status = this.#map(at, PAGE_SIZE, Math.min(limit, (end - at) / PAGE_SIZE), HOST_PROT.memory);
-      // Part of the run is mapped already: one page at a time, and what is there stays.
-      if (status === -ERRNO.EEXIST) status = this.#map(at, PAGE_SIZE, (limit = 1), HOST_PROT.memory);
-      if (status === -ERRNO.EEXIST) at += PAGE_SIZE;
-      else if (status < 0) return status;
+      const status = this.#map(at, PAGE_SIZE, (end - at) / PAGE_SIZE, HOST_PROT.memory);
+      if (status < 0) return status;
     }
     return 0;
   }

@@ -32,7 +32,7 @@ export const HANDOFF: IommuHandoff = {
   flags: 1,
 };
 
-const node = (name: string, compatible: string, base: number, size: number): FirmwareNode => ({
+export const node = (name: string, compatible: string, base: number, size: number): FirmwareNode => ({
   name,
   compatible: [compatible],
   reg: [{ base, size }],
@@ -41,7 +41,7 @@ const node = (name: string, compatible: string, base: number, size: number): Fir
   properties: {},
 });
 
-export function firmware(bootDma: readonly number[] = []): Firmware {
+export function firmware(bootDma: readonly number[] = [], extra: readonly FirmwareNode[] = []): Firmware {
   const nic = node("nic", "virtio", 0x0a00_0000, 0x1000);
   return {
     memory: { base: RAM_BASE, size: RAM_SIZE },
@@ -49,6 +49,7 @@ export function firmware(bootDma: readonly number[] = []): Firmware {
     nodes: [
       node("smmuv3@9050000", "arm,smmu-v3", SMMU_BASE, SMMU_SIZE),
       nic,
+      ...extra,
       ...bootDma.map((id) => ({
         ...nic,
         iommus: [{ iommu: "smmuv3@9050000", id }],
@@ -123,6 +124,7 @@ export interface RunOptions {
   readonly ids?: Readonly<Record<string, number>>;
   readonly handoff?: Partial<IommuHandoff>;
   readonly bootDma?: readonly number[];
+  readonly devices?: readonly FirmwareNode[];
   /** Before the handoff. */
   readonly prepare?: (cpu: FakeCpu) => void;
 }
@@ -131,7 +133,7 @@ export interface RunOptions {
 export function run(make: (cpu: HypCpu) => HypIommuDriver, options: RunOptions = {}): Running {
   const cpu = new FakeCpu({ ...IDS, ...options.ids });
   const driver = make(cpu);
-  const hyp = startHyp(cpu, { firmware: firmware(options.bootDma), iommu: driver });
+  const hyp = startHyp(cpu, { firmware: firmware(options.bootDma, options.devices), iommu: driver });
   const init = cpu.call("__pkvm_init", abiHash(), POOL_BASE, POOL_PAGES);
   if (init < 0 || hyp.core === undefined) throw new Error(`__pkvm_init: ${init}`);
   options.prepare?.(cpu);

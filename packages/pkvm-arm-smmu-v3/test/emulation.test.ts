@@ -259,6 +259,28 @@ describe("stream table", () => {
     expect(getField(host.hardware(2)!, 0, STE.Config)).toBe(STE_CONFIG.s2);
   });
 
+  test("a new second level is copied as a whole, with Leaf 0 or when it is the first", () => {
+    const host = new Host();
+    host.enable();
+    host.l1(256, HOST_L2);
+    host.ste(257, { V: 1, Config: STE_CONFIG.bypass });
+    host.queue(CFGI(300));
+    expect(getField(host.hardware(257)!, 0, STE.Config)).toBe(STE_CONFIG.s2);
+    host.ste(258, { V: 1, Config: STE_CONFIG.bypass });
+    host.queue(cmd("CFGI_STE", { SID: 300, Leaf: 1 }));
+    expect(getField(host.hardware(258)!, 0, STE.Config)).toBe(STE_CONFIG.abort);
+    host.queue(cmd("CFGI_STE", { SID: 300, Leaf: 0 }));
+    expect(getField(host.hardware(258)!, 0, STE.Config)).toBe(STE_CONFIG.s2);
+  });
+
+  test("a second level is the host's again after it was read", () => {
+    const host = new Host();
+    host.l1(0, HOST_L2);
+    host.enable();
+    host.queue(CFGI(3));
+    expect(host.cpu.call("__pkvm_host_donate_hyp", HOST_L2 / PAGE_SIZE)).toBe(0);
+  });
+
   test("bypass to stage 1 is hitless, and blocks in no step", () => {
     const host = new Host();
     host.l1(0, HOST_L2);
@@ -282,7 +304,13 @@ describe("stream table", () => {
     ["a span that ends before it", (host) => { host.l1(0, HOST_L2, 2); }],
     ["a table of EL2's", (host) => { host.write64("STRTAB_BASE", CMDQ); }],
     ["a table outside of RAM", (host) => { host.write64("STRTAB_BASE", 0, 0x0f_0000); }],
-    ["a reserved split", (host) => { host.write("STRTAB_BASE_CFG", (1 << 16) | (7 << 6) | 16); }],
+    [
+      "a reserved split",
+      (host) => {
+        host.l1(0, HOST_L2, 8);
+        host.write("STRTAB_BASE_CFG", (1 << 16) | (7 << 6) | 16);
+      },
+    ],
     ["a size that ends before it", (host) => { host.write("STRTAB_BASE_CFG", (1 << 16) | (8 << 6) | 2); }],
   ])("a stream stays blocked with %s", (_what, spoil) => {
     const host = new Host();
@@ -442,6 +470,32 @@ describe("command queue", () => {
       expect(host.read("CMDQ_CONS")).toBe(host.read("CMDQ_PROD"));
     }
     expect(host.cpu.smmu.commands.map((command) => command[1]! >>> 16)).toEqual(Array.from({ length: 800 }, (_, i) => i));
+  });
+
+  test("what was queued before an STE changes has been done by then", () => {
+    const host = new Host();
+    host.l1(0, HOST_L2);
+    host.ste(1, { V: 1, Config: STE_CONFIG.bypass });
+    host.enable();
+    host.ste(1, { V: 1, Config: STE_CONFIG.abort });
+    host.cpu.smmu.onCommand = (name) => {
+      if (name === "TLBI_NH_ALL") expect(getField(host.hardware(1)!, 0, STE.Config)).toBe(STE_CONFIG.s2);
+    };
+    host.cpu.smmu.log.length = 0;
+    host.queue(cmd("TLBI_NH_ALL"), CFGI(1));
+    expect(host.cpu.smmu.log.filter((entry) => /^[A-Z]/.test(entry) && !entry.includes("=")).slice(0, 2)).toEqual([
+      "TLBI_NH_ALL",
+      "SYNC",
+    ]);
+    expect(getField(host.hardware(1)!, 0, STE.Config)).toBe(STE_CONFIG.abort);
+  });
+
+  test("a PROD that is further than the queue is long consumes nothing", () => {
+    const host = new Host();
+    host.enable();
+    host.write("CMDQ_PROD", 0x1ff);
+    expect(host.read("CMDQ_CONS")).toBe(0);
+    expect(host.read("GERROR")).toBe(host.read("GERRORN"));
   });
 
   test("nothing is consumed while the queue is off", () => {

@@ -125,6 +125,13 @@ describe("event queue", () => {
     expect(cpu.call("__pkvm_iommu_event_queue", 0, GERROR, 0)).toBe(0);
   });
 
+  test("a refused command is EL2's business", () => {
+    const { cpu, smmu } = run(identityDriver);
+    smmu.set("GERROR", 1);
+    expect(cpu.call("__pkvm_iommu_event_queue", 0, GERROR, 0)).toBe(0);
+    expect(smmu.get("GERRORN")).toBe(1);
+  });
+
   test.each([[3], [2 ** 40]])("operation %i does not exist", (op) => {
     expect(run(identityDriver).cpu.call("__pkvm_iommu_event_queue", 0, op, 0)).toBe(EINVAL);
   });

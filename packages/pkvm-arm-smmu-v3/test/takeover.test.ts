@@ -3,7 +3,7 @@ import type { HypCpu } from "@smmuv3/platform";
 import { getField, L1STD, L1STD_WORDS, STE, STE_CONFIG, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 import { describe, expect, test } from "vitest";
 import { emulationDriver, identityDriver } from "../src/index.ts";
-import { CMDQ, HANDOFF_PAGE, HOST_PAGE, RAM_BASE, run, SMMU_BASE, STRTAB } from "./el2.ts";
+import { CMDQ, HANDOFF_PAGE, HOST_PAGE, node, RAM_BASE, run, SMMU_BASE, STRTAB } from "./el2.ts";
 import { IDS } from "./fake-smmu.ts";
 
 const EINVAL = -ERRNO.EINVAL;
@@ -70,6 +70,11 @@ describe("take-over", () => {
     ["queue and table in one place", { handoff: { strtabBase: CMDQ } }, -ERRNO.EPERM],
     ["no stage 2", { ids: { IDR0: IDS["IDR0"]! & ~1 } }, ENODEV],
     ["32-bit addresses, which reach all of this machine", { ids: { IDR5: 0x70 } }, 0],
+    [
+      "32-bit addresses, which do not",
+      { ids: { IDR5: 0x70 }, devices: [node("far", "far", 2 ** 32, PAGE_SIZE)] },
+      ENODEV,
+    ],
     ["no 4K granule", { ids: { IDR5: 0x64 } }, ENODEV],
     ["big-endian tables only", { ids: { IDR0: IDS["IDR0"]! | (1 << 22) | (1 << 21) } }, -ERRNO.ENXIO],
   ])("with %s", (_what, options, status) => {
@@ -108,11 +113,13 @@ describe("take-over", () => {
     const { status, core, cpu } = run(identityDriver, {
       prepare: (one) => {
         one.smmu.set("CR0ACK", enabled);
+        one.smmu.set("GBPA", 7);
         prepare(one);
       },
     });
     expect(status).toBe(-ERRNO.ETIMEDOUT);
     expect(cpu.now()).toBeLessThan(250_000_000);
+    expect(cpu.smmu.log.filter((entry) => entry !== "tlbiIpa").slice(-2)).toEqual(["CR0=0", "GBPA=80000007"]);
     expect(core.ownsMmio(SMMU_BASE)).toBe(false);
     expect(core.states.hostOwned(cpu.memory.pageIndex(STRTAB))).toBe(true);
     expect(cpu.call("__pkvm_host_share_hyp", HANDOFF_PAGE / PAGE_SIZE)).toBe(0);
@@ -125,7 +132,7 @@ describe("take-over", () => {
   test("streams that are active at boot have the identity map when the SMMU starts", () => {
     const { cpu, smmu } = run(identityDriver, { bootDma: [0x123] });
     expect(getField(readSte(cpu, 0x123), 0, STE.Config)).toBe(STE_CONFIG.s2);
-    expect(getField(readSte(cpu, 0x124), 0, STE.Config)).toBe(STE_CONFIG.abort);
+    expect(readSte(cpu, 0x124)[0]).toBe(1);
     expect(smmu.log.filter((entry) => entry === "CFGI_STE")).toEqual([]);
   });
 
@@ -182,6 +189,24 @@ describe("identity map", () => {
     expect(leaf(cpu, HOST_PAGE)).not.toBe(0);
   });
 
+  test("without range invalidation, a large range invalidates everything", () => {
+    const { core, smmu } = run(identityDriver, { ids: { IDR3: 0 } });
+    smmu.commands.length = 0;
+    expect(core.donateHostToHyp(HOST_PAGE, 512 * PAGE_SIZE)).toBe(0);
+    expect(smmu.commands.length).toBe(512);
+    smmu.commands.length = 0;
+    expect(core.donateHostToHyp(HOST_PAGE + 512 * PAGE_SIZE, 513 * PAGE_SIZE)).toBe(0);
+    expect(smmu.commands).toEqual([[0x28, 0, 0, 0]]);
+  });
+
+  test("part of a device that is mapped as a block cannot change its owner", () => {
+    const { cpu, core } = run(identityDriver, { devices: [node("gpu", "gpu", 0x1000_0000, 0x40_0000)] });
+    cpu.call("__pkvm_iommu_set_state", 0, 5, 0, 1);
+    expect(core.donateMmio(0x1000_0000, PAGE_SIZE)).toBe(EINVAL);
+    expect(core.ownsMmio(0x1000_0000)).toBe(false);
+    expect(leaf(cpu, 0x1020_0000)).not.toBe(0);
+  });
+
   test("has the host's RAM and devices, not EL2's", () => {
     const { cpu } = run(identityDriver);
     cpu.call("__pkvm_iommu_set_state", 0, 5, 0, 1);
@@ -211,7 +236,7 @@ function leaf(cpu: { memory: { load32(pa: number): number; read(pa: number, out:
   let table = ste[6]! & ~15;
   for (const shift of [30, 21, 12]) {
     const entry = cpu.memory.load32(table + (Math.floor(ipa / 2 ** shift) % 512) * 8);
-    if (shift === 12 || entry === 0) return entry;
+    if (shift === 12 || (entry & 3) !== 3) return entry;
     table = entry & ~0xfff;
   }
   return 0;

@@ -11,8 +11,9 @@ export const POOL_BASE: number = RAM_BASE + RAM_SIZE - POOL_PAGES * PAGE_SIZE;
 export class RecordingDriver implements HypIommuDriver {
   readonly log: string[];
   core: HypCore | undefined = undefined;
-  /** Status of the next unmap. */
+  /** Status of unmaps, which take effect nevertheless; status of maps, which then do not. */
   refuse = 0;
+  refuseMap = 0;
   finalizeStatus = 0;
   /** Pages that DMA of the host may reach. */
   readonly dma: Set<number> = new Set<number>();
@@ -32,13 +33,12 @@ export class RecordingDriver implements HypIommuDriver {
   hostStage2Idmap(start: number, end: number, prot: number): number {
     if (prot === HOST_PROT.none) {
       this.log.push(`idmap unmap ${start.toString(16)}`);
-      if (this.refuse < 0) return this.refuse;
-    }
+    } else if (this.refuseMap < 0) return this.refuseMap;
     for (let pa = start; pa < end; pa += PAGE_SIZE) {
       if (prot === HOST_PROT.none) this.dma.delete(pa);
       else this.dma.add(pa);
     }
-    return 0;
+    return prot === HOST_PROT.none ? this.refuse : 0;
   }
   setState(...args: number[]): number {
     this.log.push(`setState ${args.join(" ")}`);

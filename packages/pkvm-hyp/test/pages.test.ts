@@ -113,6 +113,16 @@ describe("order of donation", () => {
     expect(cpu.memory.load32(TARGET)).toBe(0x600d);
   });
 
+  test("when the IOMMU cannot map a page that comes back, it stays where it was", () => {
+    const { cpu, driver } = boot();
+    cpu.call("__pkvm_host_donate_hyp", pfn(TARGET));
+    driver.refuseMap = -ERRNO.ENOMEM;
+    expect(cpu.call("__pkvm_hyp_donate_host", pfn(TARGET))).toBe(-ERRNO.ENOMEM);
+    expect(cpu.abort(TARGET)).toBe(2);
+    driver.refuseMap = 0;
+    expect(cpu.call("__pkvm_hyp_donate_host", pfn(TARGET))).toBe(0);
+  });
+
   test("a page that comes back is wiped, and reachable again", () => {
     const { cpu, driver } = boot();
     cpu.call("__pkvm_host_donate_hyp", pfn(TARGET));
@@ -194,13 +204,14 @@ describe("device space", () => {
   });
 
   test("the records are finite", () => {
-    const { core } = boot();
+    const { core, driver } = boot();
     let status = 0;
     let count = 0;
     for (; status === 0; count++) status = core.donateMmio(0x1000_0000 + count * PAGE_SIZE, PAGE_SIZE);
     expect(status).toBe(-ERRNO.ENOSPC);
     expect(count).toBe(513);
     expect(core.ownsMmio(0x1000_0000 + (count - 1) * PAGE_SIZE)).toBe(false);
+    expect(driver.dma.has(0x1000_0000 + (count - 1) * PAGE_SIZE)).toBe(true);
   });
 });
 

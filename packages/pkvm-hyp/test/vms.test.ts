@@ -83,11 +83,13 @@ describe("protected VMs", () => {
   });
 
   test("after teardown every page comes back wiped, then the handle is free again", () => {
-    const { cpu, handle, driver } = withVm();
+    const { cpu, handle, driver, hyp } = withVm();
     cpu.call("__pkvm_host_donate_guest", handle, pfn(GUEST), IPA);
     cpu.memory.store32(GUEST, 0x5ec4e7);
     expect(cpu.call("__pkvm_host_reclaim_page", pfn(GUEST))).toBe(-ERRNO.EPERM);
+    expect(hyp.memoryUsed().vm).toBeGreaterThan(0);
     expect(cpu.call("__pkvm_teardown_vm", handle)).toBe(0);
+    expect(hyp.memoryUsed().vm).toBe(0);
     expect(cpu.call("__pkvm_teardown_vm", handle)).toBe(-ERRNO.ENOENT);
     expect(cpu.call("__pkvm_vcpu_run", handle, 0)).toBe(-ERRNO.ENOENT);
     expect(cpu.memory.load32(GUEST)).toBe(0x5ec4e7);

@@ -75,11 +75,11 @@ export const CD_SPEC = {
   PIIP: [495, 448, "address"],
 } as const;
 
-export const CD: Fields<"CD", typeof CD_SPEC> = defineFields("CD", CD_SPEC);
+export const CD: Fields<"CD", typeof CD_SPEC> = /* @__PURE__ */ defineFields("CD", CD_SPEC);
 
 /** Level-1 Context Descriptor Table Descriptor, 5.3. */
 export const L1CD_SPEC = { V: [0, 0], L2Ptr: [55, 12, "address"] } as const;
-export const L1CD: Fields<"L1CD", typeof L1CD_SPEC> = defineFields("L1CD", L1CD_SPEC);
+export const L1CD: Fields<"L1CD", typeof L1CD_SPEC> = /* @__PURE__ */ defineFields("L1CD", L1CD_SPEC);
 export const L1CD_WORDS = 2;
 export const L1CD_BYTES = 8;
 

@@ -1,4 +1,4 @@
-import { defineFields } from "./field.ts";
+import { defineFields, namesBy } from "./field.ts";
 import type { Fields } from "./field.ts";
 
 /** 16 bytes. */
@@ -46,7 +46,7 @@ export const CMD_SPEC = {
   MSI_NS: [127, 127],
 } as const;
 
-export const CMD: Fields<"CMD", typeof CMD_SPEC> = defineFields("CMD", CMD_SPEC);
+export const CMD: Fields<"CMD", typeof CMD_SPEC> = /* @__PURE__ */ defineFields("CMD", CMD_SPEC);
 
 export type CommandField = keyof typeof CMD_SPEC;
 
@@ -113,9 +113,9 @@ export const COMMANDS = {
 export type CommandName = keyof typeof COMMANDS;
 
 /** Name of an opcode, or undefined when it is reserved. */
-export const COMMAND_NAMES: ReadonlyMap<number, CommandName> = new Map(
-  Object.entries(COMMANDS).map(([name, { opcode }]) => [opcode, name as CommandName]),
-);
+export const COMMAND_NAMES: ReadonlyMap<number, CommandName> = /* @__PURE__ */ namesBy(COMMANDS, ({ opcode }) => [
+  opcode,
+]);
 
 /** CMD_SYNC.CS. */
 export const SYNC_CS = { none: 0, irq: 1, sev: 2 } as const;

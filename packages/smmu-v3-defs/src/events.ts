@@ -1,4 +1,4 @@
-import { defineFields } from "./field.ts";
+import { defineFields, namesBy } from "./field.ts";
 import type { Fields } from "./field.ts";
 
 /** 32 bytes. */
@@ -47,7 +47,7 @@ export const EVENT_SPEC = {
   IPA: [247, 204, "address"],
 } as const;
 
-export const EVENT: Fields<"EVENT", typeof EVENT_SPEC> = defineFields("EVENT", EVENT_SPEC);
+export const EVENT: Fields<"EVENT", typeof EVENT_SPEC> = /* @__PURE__ */ defineFields("EVENT", EVENT_SPEC);
 
 export type EventField = keyof typeof EVENT_SPEC;
 
@@ -108,9 +108,7 @@ export const EVENTS = {
 export type EventName = keyof typeof EVENTS;
 
 /** Name of an event type, or undefined when it is reserved or IMPLEMENTATION DEFINED. */
-export const EVENT_NAMES: ReadonlyMap<number, EventName> = new Map(
-  Object.entries(EVENTS).map(([name, { type }]) => [type, name as EventName]),
-);
+export const EVENT_NAMES: ReadonlyMap<number, EventName> = /* @__PURE__ */ namesBy(EVENTS, ({ type }) => [type]);
 
 /** 16 bytes. */
 export const PRIQ_WORDS = 4;
@@ -129,4 +127,4 @@ export const PRI_SPEC = {
   PRGIndex: [72, 64],
   Addr: [127, 76, "address"],
 } as const;
-export const PRI: Fields<"PRI", typeof PRI_SPEC> = defineFields("PRI", PRI_SPEC);
+export const PRI: Fields<"PRI", typeof PRI_SPEC> = /* @__PURE__ */ defineFields("PRI", PRI_SPEC);

@@ -127,3 +127,12 @@ export function definedBits(fields: Readonly<Record<string, AnyField>>, words: n
   }
   return mask;
 }
+
+/** A table of definitions by one of their numbers. A function, so that a bundler can leave out the tables that nobody uses. */
+export function namesBy<T, N extends string>(
+  definitions: Readonly<Record<N, T>>,
+  numbers: (definition: T) => readonly number[],
+): ReadonlyMap<number, N> {
+  const names = Object.keys(definitions) as N[];
+  return new Map(names.flatMap((name) => numbers(definitions[name]).map((number): [number, N] => [number, name])));
+}

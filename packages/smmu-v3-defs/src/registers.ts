@@ -1,4 +1,4 @@
-import { definedBits, defineFields } from "./field.ts";
+import { definedBits, defineFields, namesBy } from "./field.ts";
 import type { Fields, FieldSpecs } from "./field.ts";
 import { REGISTER_FIELDS } from "./register-fields.ts";
 import type { RegisterFieldSpecs } from "./register-fields.ts";
@@ -117,12 +117,12 @@ export type RegisterFields = {
 
 function buildFields(): RegisterFields {
   const out: Record<string, unknown> = {};
-  for (const [name, specs] of Object.entries<FieldSpecs>(REGISTER_FIELDS)) out[name] = defineFields(name, specs);
+  for (const [name, specs] of Object.entries<FieldSpecs>(REGISTER_FIELDS)) out[name] = /* @__PURE__ */ defineFields(name, specs);
   return out as RegisterFields;
 }
 
 /** Fields by register: `REG.CR0.SMMUEN`. */
-export const REG: RegisterFields = buildFields();
+export const REG: RegisterFields = /* @__PURE__ */ buildFields();
 
 /** Bits of a register that have a meaning, as `[lo, hi]` int32; all others are RES0. */
 export function registerMask(name: RegisterName): readonly [lo: number, hi: number] {
@@ -131,14 +131,15 @@ export function registerMask(name: RegisterName): readonly [lo: number, hi: numb
 }
 
 /** Register that lies at byte `offset`, or the 64-bit register of which `offset` is the high half. */
-export const REGISTER_AT: ReadonlyMap<number, RegisterName> = new Map(
-  Object.entries(REGISTERS).flatMap(([name, { offset, bits }]) => {
-    const entry: [number, RegisterName] = [offset, name as RegisterName];
-    return bits === 64 ? [entry, [offset + 4, name as RegisterName] as [number, RegisterName]] : [entry];
-  }),
+export const REGISTER_AT: ReadonlyMap<number, RegisterName> = /* @__PURE__ */ namesBy(
+  REGISTERS,
+  ({ offset, bits }) => (bits === 64 ? [offset, offset + 4] : [offset]),
 );
 
+function buildOffsets(): Readonly<Record<RegisterName, number>> {
+  const offsets = Object.entries(REGISTERS).map(([name, { offset }]) => [name, offset]);
+  return Object.fromEntries(offsets) as Readonly<Record<RegisterName, number>>;
+}
+
 /** Byte offset of a register: `OFFSET.CR0`. */
-export const OFFSET: Readonly<Record<RegisterName, number>> = Object.fromEntries(
-  Object.entries(REGISTERS).map(([name, { offset }]) => [name, offset]),
-) as Readonly<Record<RegisterName, number>>;
+export const OFFSET: Readonly<Record<RegisterName, number>> = /* @__PURE__ */ buildOffsets();

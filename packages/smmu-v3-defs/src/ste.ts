@@ -90,7 +90,7 @@ export const STE_SPEC = {
   S2POI: [511, 448, "address"],
 } as const;
 
-export const STE: Fields<"STE", typeof STE_SPEC> = defineFields("STE", STE_SPEC);
+export const STE: Fields<"STE", typeof STE_SPEC> = /* @__PURE__ */ defineFields("STE", STE_SPEC);
 
 /**
  * S2T0SZ..S2PS lie side by side, in the layout of VTCR_EL2[18:0]; they are read and written as one value of word 5
@@ -124,6 +124,6 @@ export const TG1 = { "16K": 1, "4K": 2, "64K": 3 } as const;
 
 /** Level-1 Stream Table Descriptor, 5.1. */
 export const L1STD_SPEC = { Span: [4, 0], L2Ptr: [55, 6, "address"] } as const;
-export const L1STD: Fields<"L1STD", typeof L1STD_SPEC> = defineFields("L1STD", L1STD_SPEC);
+export const L1STD: Fields<"L1STD", typeof L1STD_SPEC> = /* @__PURE__ */ defineFields("L1STD", L1STD_SPEC);
 export const L1STD_WORDS = 2;
 export const L1STD_BYTES = 8;

@@ -1,0 +1,154 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { SingleBar } from "cli-progress";
+import { TraceError } from "@smmuv3/dma-workload";
+import { compare, findings } from "./compare.ts";
+import { ARCHITECTURES, isArchitecture } from "./lab/architectures.ts";
+import type { ArchitectureName } from "./lab/architectures.ts";
+import { PROFILES } from "./lab/board.ts";
+import type { Profile } from "./lab/board.ts";
+import { CostTableError, DEFAULT_COSTS, parseCosts } from "./lab/costs.ts";
+import { BootError } from "./lab/run.ts";
+import { InputError, withPath } from "./lab/trace-file.ts";
+import { comparisonJson } from "./report/json.ts";
+import { checkOutput, writeOutput } from "./report/output-file.ts";
+import { comparisonTables } from "./report/table.ts";
+
+/** Exit statuses; 0 is success. */
+const EXIT = { finding: 1, badInput: 2, defect: 70 } as const;
+const STDOUT = "-";
+/** Longest first column of the progress bar. */
+const STAGE_WIDTH = Math.max(...ARCHITECTURES.map((name) => name.length));
+
+interface CompareFlags {
+  readonly arch: readonly ArchitectureName[];
+  readonly profile: Profile;
+  readonly costs?: string;
+  readonly json?: string;
+}
+
+function architectureList(text: string): ArchitectureName[] {
+  const names = text.split(",").map((name) => {
+    const trimmed = name.trim();
+    if (isArchitecture(trimmed)) return trimmed;
+    throw new InvalidArgumentError(`"${trimmed}" is none of ${ARCHITECTURES.join(", ")}.`);
+  });
+  return [...new Set(names)];
+}
+
+interface Progress {
+  update(stage: string, done: number, total: number): void;
+  stop(): void;
+}
+
+/** A bar on a terminal; nothing when standard error is piped. */
+function progress(): Progress {
+  if (!process.stderr.isTTY) return { update: () => {}, stop: () => {} };
+  const bar = new SingleBar({ format: "{stage} [{bar}] {percentage}%", clearOnComplete: true, linewrap: true });
+  bar.start(1, 0, { stage: "reading".padEnd(STAGE_WIDTH) });
+  return {
+    update(stage, done, total) {
+      bar.setTotal(Math.max(1, total));
+      bar.update(done, { stage: stage.padEnd(STAGE_WIDTH) });
+    },
+    stop() {
+      bar.stop();
+    },
+  };
+}
+
+async function runCompare(trace: string, flags: CompareFlags): Promise<void> {
+  const { json, costs: costFile } = flags;
+  const costs =
+    costFile === undefined ? DEFAULT_COSTS : parseCosts(await withPath(costFile, () => readFile(costFile, "utf8")), costFile);
+  const toFile = json !== undefined && json !== STDOUT;
+  if (toFile) await checkOutput(json, costFile === undefined ? [trace] : [trace, costFile]);
+  const bar = progress();
+  const comparison = await compare({
+    trace,
+    architectures: flags.arch,
+    profile: flags.profile,
+    costs,
+    onProgress: (stage, done, total) => {
+      bar.update(stage, done, total);
+    },
+  }).finally(() => {
+    bar.stop();
+  });
+  const found = findings(comparison);
+  if (found.length > 0) process.exitCode = EXIT.finding;
+  const report = `${JSON.stringify(comparisonJson(comparison), null, 2)}\n`;
+  // The tables come first: they are not lost when the file cannot be written after all.
+  process.stdout.write(json === STDOUT ? report : `${comparisonTables(comparison)}\n`);
+  if (found.length > 0) process.stderr.write(`${found.join("\n")}\n`);
+  if (toFile) await writeOutput(json, report);
+}
+
+function version(): string {
+  const manifest = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { readonly version: string };
+  return manifest.version;
+}
+
+const program = new Command("smmu-lab")
+  .description("Compares SMMUv3 driver architectures for protected hypervisors on a real DMA trace.")
+  .version(version())
+  .showHelpAfterError("(--help tells more)")
+  .exitOverride();
+
+program
+  .command("compare")
+  .description("replay a trace under each architecture; print costs, isolation and trusted base side by side")
+  .argument("<trace>", "ftrace text with iommu:* and dma:* events, plain or gzipped")
+  .addOption(
+    new Option("--arch <list>", `comma separated, of ${ARCHITECTURES.join(", ")}`)
+      .argParser(architectureList)
+      .default(ARCHITECTURES, "all"),
+  )
+  .addOption(
+    new Option("--profile <name>", "caches of the SMMU: keep everything, nothing, or what a real one has room for")
+      .choices(PROFILES)
+      .default("finite"),
+  )
+  .option("--costs <file>", `JSON object of ns by event, in place of the built-in ones: ${Object.keys(DEFAULT_COSTS).join(", ")}`)
+  .option("--json <file>", "write the report as JSON too; - prints it instead of the tables")
+  .addHelpText(
+    "after",
+    `
+Recording a trace, as root, on Linux 6.12 or later:
+  echo 1 > /sys/kernel/tracing/events/iommu/enable
+  echo 1 > /sys/kernel/tracing/events/dma/enable
+  cat /sys/kernel/tracing/trace > my.ftrace
+
+Exit status: 0 success; 1 a finding (wrong DMA, a leak in a design that claims
+isolation, a failed run); 2 bad usage or unreadable input; 70 a defect of this
+program (SMMU_LAB_DEBUG=1 shows where).`,
+  )
+  .action(runCompare);
+
+/** Ends the program as `error` deserves; a stack is for who debugs this program. */
+function report(error: unknown): void {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : EXIT.badInput;
+    return;
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  if (error instanceof TraceError || error instanceof CostTableError || error instanceof InputError) process.exitCode = EXIT.badInput;
+  else if (error instanceof BootError) process.exitCode = EXIT.finding;
+  else process.exitCode = EXIT.defect;
+  process.stderr.write(`smmu-lab: ${process.exitCode === EXIT.defect ? "internal error: " : ""}${message}\n`);
+  if (process.env["SMMU_LAB_DEBUG"] !== undefined && error instanceof Error) process.stderr.write(`${error.stack ?? ""}\n`);
+}
+
+// A reader that has seen enough (`| head`) is no error.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit();
+  report(new InputError(`standard output: ${error.message}`));
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  report(error);
+}
