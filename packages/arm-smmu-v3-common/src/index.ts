@@ -25,10 +25,13 @@ export { writeEntry } from "./entry-writer.ts";
 export type { EntryWrite } from "./entry-writer.ts";
 export { EventQueue, eventQueuePointers, priQueuePointers, queuePointers } from "./event-queue.ts";
 export type { EventQueueOptions, QueuePointers } from "./event-queue.ts";
+export { decodeEvent } from "./events.ts";
+export type { SmmuEvent } from "./events.ts";
 export { probeFeatures } from "./features.ts";
 export type { FeatureError, SmmuFeatures } from "./features.ts";
 export { BATCH_COMMANDS, CommandBatch, CommandQueue, queueBase } from "./queue.ts";
 export type { CommandQueueOptions, CommandSink, SyncMethod } from "./queue.ts";
+export { RateLimit } from "./rate-limit.ts";
 export { addStage2, makeAbortSte, makeBypassSte, makeCdtableSte, makeS2Ste, setStage2, vtcrBits } from "./ste.ts";
 export type { CdTable, Stage2, SteOptions } from "./ste.ts";
 export {

@@ -42,6 +42,8 @@ export const BATCH_COMMANDS = 64;
 const SECOND = 1_000_000_000;
 /** 16-byte commands of a 4K page, as a shift. */
 const PAGE_SLOT_SHIFT = 8;
+/** From this many commands on, a view and one copy of it cost less than a loop over their words. */
+const COPY_COMMANDS = 16;
 /** MSI attributes of a SYNC to normal memory: inner and outer write-back. */
 const MSI_ATTR_WB = 0xf;
 const CS: Readonly<Record<SyncMethod, number>> = { none: SYNC_CS.none, sev: SYNC_CS.sev, msi: SYNC_CS.irq };
@@ -187,12 +189,19 @@ export class CommandQueue {
     if (count > 1) this.#slot(position + count - 1);
     const ring = this.#memory.words;
     const end = (from + count) * CMD_WORDS;
-    for (let i = from * CMD_WORDS; i < end; i++) ring[at++] = words[i]!;
+    if (count >= COPY_COMMANDS) ring.set(words.subarray(from * CMD_WORDS, end), at);
+    else for (let i = from * CMD_WORDS; i < end; i++) ring[at++] = words[i]!;
   }
 
   #putSync(position: number): void {
-    if (this.#msi) setAddress(this.#sync, 0, CMD.MSIAddr, this.pa + (position & this.#slotMask) * CMD_BYTES);
-    this.#put(position, this.#sync, 0, 1);
+    const words = this.#sync;
+    if (this.#msi) setAddress(words, 0, CMD.MSIAddr, this.pa + (position & this.#slotMask) * CMD_BYTES);
+    const at = this.#slot(position);
+    const ring = this.#memory.words;
+    ring[at] = words[0]!;
+    ring[at + 1] = words[1]!;
+    ring[at + 2] = words[2]!;
+    ring[at + 3] = words[3]!;
   }
 
   /** Reads CMDQ_CONS. A value that is not between what was consumed and what was inserted is not believed. */

@@ -42,6 +42,18 @@ describe("CommandQueue", () => {
     expect(queue.prod).toBe(expected.length % 16);
   });
 
+  test.each([15, 16, 17, 40, 63, 64])("%i commands at a time keep their order where the ring wraps", (count) => {
+    const device = new FakeDevice(6);
+    const queue = queueOn(device);
+    const expected: number[] = [];
+    for (let sid = 0; sid < 640; sid += count) {
+      const words = commands(sid, count + 2);
+      expect(queue.issue(words, count, false)).toBe(0);
+      for (let k = 0; k < count; k++) expected.push(sid + k);
+    }
+    expect(seen(device)).toEqual(expected);
+  });
+
   test("an exactly full queue is filled, not overrun", () => {
     const device = new FakeDevice(3);
     device.perRelax = 1;

@@ -1,10 +1,9 @@
-import { alignUp, ERRNO, errnoName, PAGE_SIZE } from "@smmuv3/platform";
+import { ERRNO, errnoName, PAGE_SIZE } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
-import { probeFeatures, strtabGeometry } from "@smmuv3/arm-smmu-v3-common";
-import type { SmmuFeatures } from "@smmuv3/arm-smmu-v3-common";
+import { probeFeatures } from "@smmuv3/arm-smmu-v3-common";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
-import { HANDOFF_FLAG, hypercall, writeHandoff } from "@smmuv3/pkvm-abi";
-import { CMD_BYTES, REGISTER_SPACE } from "@smmuv3/smmu-v3-defs";
+import { REGISTER_SPACE } from "@smmuv3/smmu-v3-defs";
+import { giveToHyp } from "./offer.ts";
 
 /** A physical SMMU that this driver holds. */
 export interface ClaimedSmmu {
@@ -22,9 +21,6 @@ export interface SmmuHandoffOptions {
   /** EL2 has the SMMU and the host is deprivileged: make what drivers bind to. */
   readonly ready: (smmu: ClaimedSmmu) => void;
 }
-
-/** log2 of the commands of EL2's queue at most: 64 KiB of them. */
-const CMDQ_MAX_LOG2 = 12;
 
 type Claim = { -readonly [Key in keyof ClaimedSmmu]: ClaimedSmmu[Key] };
 
@@ -98,14 +94,15 @@ export class SmmuHandoff {
   }
 
   #handoffOne(claim: Claim): number {
-    const window = claim.node.reg[0];
-    if (window === undefined || window.size < REGISTER_SPACE || window.base % PAGE_SIZE !== 0) return -ERRNO.EINVAL;
-    const features = probeFeatures(this.#ctx.cpu.ioremap(window.base, window.size));
+    const reg = claim.node.reg[0];
+    if (reg === undefined || reg.size < REGISTER_SPACE || reg.base % PAGE_SIZE !== 0) return -ERRNO.EINVAL;
+    const features = probeFeatures(this.#ctx.cpu.ioremap(reg.base, reg.size));
     if ("error" in features) {
       this.#log(claim, features.reason);
       return features.error;
     }
-    const iommu = this.#give(window, features, claim.node.properties["dma-coherent"] === true);
+    const coherent = claim.node.properties["dma-coherent"] === true;
+    const iommu = giveToHyp(this.#ctx, { reg, features, coherent });
     if (iommu < 0) {
       this.#log(claim, `handing it to EL2: ${errnoName(iommu)}`);
       return iommu;
@@ -113,38 +110,6 @@ export class SmmuHandoff {
     claim.iommu = iommu;
     claim.evtqLog2 = features.evtqLog2;
     return 0;
-  }
-
-  /**
-   * Gives an SMMU away together with memory for its command queue and stream table, sized by the ID registers; EL2 clears both.
-   * @returns EL2's number of it, or a negative errno with the memory free again
-   */
-  #give(window: FirmwareNode["reg"][number], features: SmmuFeatures, coherent: boolean): number {
-    const { cpu, memory, pages } = this.#ctx;
-    const cmdqLog2 = Math.min(features.cmdqLog2, CMDQ_MAX_LOG2);
-    const strtab = strtabGeometry(features.sidBits, features.strtab2lvl);
-    const sizes = [PAGE_SIZE, CMD_BYTES << cmdqLog2, strtab.bytes].map((bytes) => alignUp(bytes, PAGE_SIZE));
-    const blocks = sizes.map((bytes) => pages.alloc(bytes));
-    const [page, cmdqBase, strtabBase] = blocks as [number, number, number];
-    let status = Math.min(0, ...blocks);
-    if (status === 0) {
-      writeHandoff(memory, page, {
-        mmioBase: window.base,
-        mmioSize: window.size,
-        cmdqBase,
-        cmdqLog2,
-        strtabBase,
-        strtabBytes: sizes[2]!,
-        flags: coherent ? HANDOFF_FLAG.coherent : 0,
-      });
-      status = hypercall(cpu, "__pkvm_iommu_handoff", page);
-    }
-    if (status < 0) {
-      blocks.forEach((pa, i) => {
-        if (pa >= 0) pages.free(pa, sizes[i]!);
-      });
-    }
-    return status;
   }
 
   #log(claim: Claim, text: string): void {

@@ -24,6 +24,8 @@ export interface HypOptions {
   answer?(name: HypercallName, args: readonly number[]): number | undefined;
   /** No EL2 at all. */
   readonly absent?: boolean;
+  /** Properties of the client. */
+  readonly nic?: Readonly<Record<string, boolean>>;
 }
 
 /** A kernel with an SMMU node, two clients and an EL2 that says yes and remembers. */
@@ -54,7 +56,10 @@ export class World {
           ...none, name: "smmu", compatible: ["arm,smmu-v3"], reg: [{ base: 0x905_0000, size: 0x2_0000 }],
           interrupts: { eventq: EVENTQ_IRQ, gerror: GERROR_IRQ }, properties: { "dma-coherent": true },
         },
-        { ...none, name: "nic", compatible: ["client"], iommus: [{ iommu: "smmu", id: 5 }, { iommu: "smmu", id: 3 }] },
+        {
+          ...none, name: "nic", compatible: ["client"], iommus: [{ iommu: "smmu", id: 5 }, { iommu: "smmu", id: 3 }],
+          properties: options.nic ?? {},
+        },
       ],
     };
     this.kernel = createKernel({ cpu, firmware });

@@ -1,4 +1,4 @@
-import { ERRNO } from "@smmuv3/platform";
+import { BOOT_DMA_PROPERTY, ERRNO } from "@smmuv3/platform";
 import { registerArmSmmuV3 } from "@smmuv3/arm-smmu-v3";
 import type { ArmSmmuV3 } from "@smmuv3/arm-smmu-v3";
 import { EVENT, EVENTS, maskOf, REG, setField } from "@smmuv3/smmu-v3-defs";
@@ -58,6 +58,25 @@ describe("with an EL2", () => {
   test("a stream that EL2 refuses is no client", () => {
     const { world } = boot({ answer: (name, args) => (name === "__pkvm_iommu_set_state" && args[1] === 5 ? -ERRNO.EBUSY : undefined) });
     expect(world.iommu.groupOf(world.kernel.core.findByNode("nic")!)).toBeUndefined();
+  });
+
+  test("DMA that is active at boot is never blocked", () => {
+    const { world } = boot({ nic: { [BOOT_DMA_PROPERTY]: true } });
+    expect(hyp(world, "iommu_set_state")).toEqual([
+      "iommu_set_state 2 3 0 1", "iommu_set_state 2 5 0 1", "iommu_set_state 2 3 0 1", "iommu_set_state 2 5 0 1",
+    ]);
+  });
+
+  test("EL2 refuses to tell PROD or global errors: nothing is made up", () => {
+    let refuse = false;
+    const { world } = boot({ answer: () => (refuse ? -ERRNO.ENODEV : undefined) });
+    refuse = true;
+    world.irqs.get(EVENTQ_IRQ)!();
+    world.irqs.get(GERROR_IRQ)!();
+    expect(world.iommu.faults.count).toBe(0);
+    expect(new Set(world.kernel.log.lines("err"))).toEqual(
+      new Set(["arm-smmu-v3 smmu: event queue: ENODEV", "arm-smmu-v3 smmu: global errors: ENODEV"]),
+    );
   });
 
   test("an attach that EL2 refuses is logged: it must not fail", () => {
@@ -130,9 +149,13 @@ describe("without", () => {
   test.each([
     ["the third page refused", (name: string, args: readonly number[]) => name === "__pkvm_host_share_hyp" && args[0]! % 4 === 2, 2],
     ["the queue refused", (name: string) => name === "__pkvm_iommu_event_queue", 4],
-  ])("an event queue: %s", (_, refuse, unshared) => {
+  ])("an event queue: %s, the SMMU and its devices work without events", (_, refuse, unshared) => {
     const { world, driver } = boot({ answer: (name, args) => (refuse(name, args) ? -ERRNO.EPERM : undefined) });
-    expect(driver.smmus).toEqual([]);
+    expect(driver.smmus[0]!.backend).toBeInstanceOf(PkvmBackend);
+    expect(world.iommu.domainOf(world.kernel.core.findByNode("nic")!)!.type).toBe("identity");
+    expect(world.kernel.log.entries().map(({ level, text }) => [level, text])).toEqual([
+      ["warn", "arm-smmu-v3 smmu: no event queue: EPERM"],
+    ]);
     const shared = hyp(world, "host_share_hyp").slice(0, unshared).map((call) => call.split(" ")[1]);
     expect(hyp(world, "host_unshare_hyp").map((call) => call.split(" ")[1])).toEqual(shared);
     expect(world.irqs.size).toBe(0);

@@ -9,12 +9,12 @@ import type { Master, SmmuDevice } from "./smmu.ts";
  * StreamID ownership, registration) does not know which one it has.
  */
 export interface Backend {
-  /** Event queue and page request queue. */
-  readonly evtq: EventQueue;
+  /** Event queue, `undefined` where its owner gives none; and page request queue. */
+  readonly evtq: EventQueue | undefined;
   readonly priq?: EventQueue;
   /** Enables the SMMU; `requestInterrupts` is called while the SMMU sends none. 0 or a negative errno. */
   start(requestInterrupts: () => void): number;
-  /** Makes places for the streams of `master`, blocked. 0; -ERANGE when there is none; -ENOMEM. */
+  /** Makes places for the streams of `master`, which stay as they are since the start: blocked, but for DMA that its owner keeps. 0; -ERANGE when there is none; -ENOMEM. */
   addMaster(master: Master): number;
   /** All streams of `master` pass untranslated, or abort. Must not fail. */
   attachIdentity(master: Master): void;

@@ -1,7 +1,7 @@
 import { EVENT, EVENTS, OFFSET, PRI, REG, maskOf, setAddress, setField } from "@smmuv3/smmu-v3-defs";
 import { getField, STE, STE_CONFIG } from "@smmuv3/smmu-v3-defs";
 import { describe, expect, test } from "vitest";
-import { decodeEvent, NativeBackend, registerArmSmmuV3, SmmuDomain } from "../src/index.ts";
+import { NativeBackend, registerArmSmmuV3, SmmuDomain } from "../src/index.ts";
 import type { ArmSmmuV3 } from "../src/index.ts";
 import { fakeKernel } from "./fake.ts";
 import type { FakeKernel } from "./fake.ts";
@@ -110,21 +110,6 @@ describe("interrupts", () => {
     expect(fake.smmu.read32(OFFSET.CR0) !== 0).toBe(enabled);
     fake.irqs.get(UNIQUE.gerror)!();
     expect(fake.kernel.log.lines("err")).toHaveLength(1);
-  });
-});
-
-describe("decodeEvent", () => {
-  test("only fields that the record has are decoded", () => {
-    expect(decodeEvent(event(EVENTS.C_BAD_STREAMID.type))).toEqual({
-      reason: "C_BAD_STREAMID", sid: 5, detail: event(EVENTS.C_BAD_STREAMID.type),
-    });
-    expect(decodeEvent(event(0x7f)).reason).toBe("event 0x7f");
-    const withSsid = event(EVENTS.F_PERMISSION.type, (record) => {
-      setField(record, 0, EVENT.SSV, 1);
-      setField(record, 0, EVENT.SSID, 77);
-      setField(record, 0, EVENT.RnW, 1);
-    });
-    expect(decodeEvent(withSsid)).toMatchObject({ reason: "F_PERMISSION", ssid: 77, iova: 0, write: false });
   });
 });
 

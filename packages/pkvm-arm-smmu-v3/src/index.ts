@@ -4,7 +4,7 @@ export { EmulatedSmmu } from "./emulated-smmu.ts";
 export { emulationDriver } from "./emulation.ts";
 export { identityDriver } from "./identity.ts";
 export { IdentityMap } from "./idmap.ts";
-export { BOOT_DMA_PROPERTY, DmaIsolation } from "./isolation.ts";
+export { DmaIsolation } from "./isolation.ts";
 export { filterCommand } from "./shadow-cmdq.ts";
 export { shadowSte } from "./shadow-strtab.ts";
 export { HypSmmu } from "./smmu.ts";

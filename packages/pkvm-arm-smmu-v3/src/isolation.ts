@@ -1,7 +1,7 @@
 import { makeS2Ste } from "@smmuv3/arm-smmu-v3-common";
 import type { IommuHandoff } from "@smmuv3/pkvm-abi";
 import type { HypCore } from "@smmuv3/pkvm-hyp";
-import { ERRNO } from "@smmuv3/platform";
+import { BOOT_DMA_PROPERTY, ERRNO } from "@smmuv3/platform";
 import { OFFSET, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 
 import { IdentityMap } from "./idmap.ts";
@@ -9,12 +9,6 @@ import { startSmmu, stopSmmu } from "./reset.ts";
 import type { HypSmmu } from "./smmu.ts";
 import { claimSmmu, smmuNodes } from "./takeover.ts";
 import type { SmmuNeeds } from "./takeover.ts";
-
-/**
- * Property of a device node whose DMA is active at boot and goes to memory that firmware mapped one to one (RMR): its streams
- * get the identity map at take-over instead of being blocked.
- */
-export const BOOT_DMA_PROPERTY = "iommu-addresses";
 
 /** Take-over and DMA isolation: what both designs share. */
 export class DmaIsolation {

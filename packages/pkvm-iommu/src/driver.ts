@@ -1,4 +1,4 @@
-import { ERRNO } from "@smmuv3/platform";
+import { BOOT_DMA_PROPERTY, ERRNO } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
 import { IommuDomain } from "@smmuv3/iommu-core";
@@ -11,9 +11,6 @@ export interface PkvmIommuOptions {
   /** Firmware node of the physical IOMMU: clients name it, and it is where the instance is found. */
   readonly node: FirmwareNode;
 }
-
-/** Firmware's mark of a device whose DMA is active at boot: EL2 keeps its streams mapped, and so must the kernel. */
-const BOOT_DMA_PROPERTY = "iommu-addresses";
 
 /** State of a stream whose device is attached to `domain`; a device without one is blocked. */
 function stateOf(domain: IommuDomain | undefined): number {
@@ -51,7 +48,7 @@ export function pkvmIommuDriver(ctx: KernelContext, core: IommuCore, options: Pk
     blockedDomain: fixedDomain("blocked"),
     ofXlate: () => 0,
     // Asks for the state that the streams have since the take-over: a stream that EL2 does not have, or has no memory for, is
-    // refused here, and attaching a device cannot fail later.
+    // refused here, and attaching a device cannot fail later. DMA that is active at boot is not interrupted.
     probeDevice(dev) {
       const bootDma = dev.node?.properties[BOOT_DMA_PROPERTY] !== undefined;
       const state = bootDma ? IOMMU_STATE.identity : IOMMU_STATE.blocking;

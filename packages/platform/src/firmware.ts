@@ -1,3 +1,9 @@
+/**
+ * Property of a device whose DMA is active at boot and goes to memory that firmware mapped one to one: its streams keep an
+ * identity map instead of being blocked when an SMMU is taken over.
+ */
+export const BOOT_DMA_PROPERTY = "iommu-addresses";
+
 /** A device as firmware describes it. */
 export interface FirmwareNode {
   /** Unique, e.g. `smmuv3@9050000` or `0000:00:01.0`. */

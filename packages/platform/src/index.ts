@@ -12,6 +12,7 @@ export {
 export type { AbortAction, Cpu, HostCpu, HypCpu, HypVectors, Stage2Regime } from "./cpu.ts";
 export { ERRNO, Errno, errnoName, isErrno, orThrow } from "./errno.ts";
 export type { ErrnoCode } from "./errno.ts";
+export { BOOT_DMA_PROPERTY } from "./firmware.ts";
 export type { Firmware, FirmwareNode } from "./firmware.ts";
 export { SpinLock } from "./lock.ts";
 export {
