@@ -59,7 +59,7 @@ export class ConfigCache {
     const data = this.data;
     const first = this.#set(sid, ssid);
     let at = -1;
-    for (let way = 0; way < WAYS; way++) if (data[first + way * ENTRY + 2] === 0) at = first + way * ENTRY;
+    for (let way = WAYS - 1; way >= 0; way--) if (data[first + way * ENTRY + 2] === 0) at = first + way * ENTRY;
     for (let way = 0; way < WAYS && at < 0; way++) if (!this.#live(first + way * ENTRY)) at = first + way * ENTRY;
     if (at < 0) {
       if (this.#grows && this.#setBits < MAX_SET_BITS) {

@@ -288,7 +288,7 @@ export class Tlb {
     let free = -1;
     for (let at = first; at < first + SET; at += ENTRY) {
       if (data[at] === vpn && data[at + 1] === tag && data[at + 2] === key) return at;
-      if (data[at + 3] === 0) free = at;
+      if (free < 0 && data[at + 3] === 0) free = at;
     }
     if (free >= 0) return free;
     if (!this.#grows) return this.#victim(first);

@@ -2,12 +2,12 @@ import { ACCESS, LEVEL, TRANSLATION } from "@smmuv3/platform";
 import type { Counters, Memory } from "@smmuv3/platform";
 import { CD, EVENTS, getField, maskOf, OFFSET, REG, STE, STE_CONFIG, STE_S1DSS } from "@smmuv3/smmu-v3-defs";
 import { FAULT_CLASS, PERM, Stage1Walker, Stage2Walker, WALK } from "@smmuv3/vmsa-walk";
-import { accessBits, NEED, overrideIndex } from "./attributes.ts";
+import { NEED, overrideIndex } from "./attributes.ts";
 import { CdChecker } from "./cd-rules.ts";
 import { ConfigFetcher, STAGE2_FAULT } from "./config.ts";
 import type { ConfigCache } from "./config-cache.ts";
-import { EVENT_BIT } from "./events.ts";
 import type { EventQueue } from "./events.ts";
+import { FaultReporter, FAULTS } from "./faults.ts";
 import type { Features } from "./presets.ts";
 import { configureStage1, configureStage2, isSingle, streamKind } from "./regime.ts";
 import type { RegisterFile } from "./registers.ts";
@@ -39,20 +39,8 @@ const TBI = 11;
 const FAULT_CONFIG = 12;
 
 const USES = { S1: 1, S2: 2 } as const;
-/** How a fault ends: bits of CD.A, CD.R and STE.S2R. */
-const FAULTS = { A: 1, R: 2, S2R: 4 } as const;
 /** Index of the CD in the stream's table, -1 where stage 1 is not used. */
 const CD_INDEX = 13;
-
-/** Event types by WALK status. */
-const EVENT_OF_STATUS: readonly number[] = [
-  0,
-  EVENTS.F_TRANSLATION.type,
-  EVENTS.F_ADDR_SIZE.type,
-  EVENTS.F_ACCESS.type,
-  EVENTS.F_PERMISSION.type,
-  EVENTS.F_WALK_EABT.type,
-];
 
 const SMMUEN = maskOf(REG.CR0ACK.SMMUEN);
 const GBPA_ABORT = maskOf(REG.GBPA.ABORT);
@@ -64,8 +52,6 @@ const GBPA_ABORT = maskOf(REG.GBPA.ABORT);
 export class TranslationUnit {
   paLo = 0;
   paHi = 0;
-  /** Type of the event that the last transaction caused, recorded or not; 0 for none. */
-  lastEvent = 0;
 
   readonly stage2: Stage2Walker;
   readonly stage1: Stage1Walker;
@@ -73,7 +59,7 @@ export class TranslationUnit {
 
   readonly #file: RegisterFile;
   readonly #features: Features;
-  readonly #events: EventQueue;
+  readonly #faults: FaultReporter;
   readonly #fetcher: ConfigFetcher;
   readonly #stes: ConfigCache;
   readonly #cds: ConfigCache;
@@ -112,7 +98,6 @@ export class TranslationUnit {
   ) {
     this.#file = file;
     this.#features = features;
-    this.#events = events;
     this.tlb = tlb;
     this.#stes = stes;
     this.#cds = cds;
@@ -121,7 +106,9 @@ export class TranslationUnit {
     this.#cdChecker = new CdChecker(features);
     this.stage2 = new Stage2Walker(memory);
     this.stage1 = new Stage1Walker(memory, this.stage2);
-    this.#fetcher = new ConfigFetcher(file, features, memory, stes, cds, this.stage2);
+    const fetcher = new ConfigFetcher(file, features, memory, stes, cds, this.stage2);
+    this.#fetcher = fetcher;
+    this.#faults = new FaultReporter(events, fetcher, this.stage1, this.stage2);
     this.#contexts.fill(-1);
     this.#counts = counters.values;
     const id = (name: string): number => counters.id(name) + LEVEL.device;
@@ -133,6 +120,11 @@ export class TranslationUnit {
     this.#cdHits = id("cd.hits");
     this.#cdMisses = id("cd.misses");
     this.#walkReads = id("walkReads");
+  }
+
+  /** Type of the event that the last transaction caused, recorded or not; 0 for none. */
+  get lastEvent(): number {
+    return this.#faults.last;
   }
 
   /** Configuration may have changed: resolved streams are looked up again. */
@@ -148,7 +140,7 @@ export class TranslationUnit {
     const slot = (sid + Math.imul(key + 1, 0x9e3b)) & (CONTEXTS - 1);
     const c = slot * CONTEXT;
     counts[this.#translations]!++;
-    this.lastEvent = 0;
+    this.#faults.last = 0;
     if (contexts[c + EPOCH] !== this.#epoch || contexts[c + SID] !== sid || contexts[c + SSID] !== key) {
       const outcome = this.#resolve(slot, sid, key, lo, hi, flags);
       if (outcome >= 0) return outcome;
@@ -215,11 +207,11 @@ export class TranslationUnit {
 
     const failed = fetcher.ste(sid);
     counts[fetcher.hit ? this.#steHits : this.#steMisses]!++;
-    if (failed !== 0) return this.#configurationFault(failed, sid, ssid);
+    if (failed !== 0) return this.#faults.configuration(failed, sid, ssid);
     const raw = this.#stes.data;
     const r = fetcher.at;
     if (!this.#steChecker.check(raw, r)) {
-      return this.#configurationFault(EVENTS.C_BAD_STE.type, sid, ssid);
+      return this.#faults.configuration(EVENTS.C_BAD_STE.type, sid, ssid);
     }
     const config = getField(raw, r, STE.Config);
     if (config < STE_CONFIG.bypass) return TRANSLATION.abort;
@@ -229,17 +221,17 @@ export class TranslationUnit {
     let cdIndex = 0;
     if (ssid >= 0) {
       if ((stages & USES.S1) === 0 || cdMax === 0 || ssid >= 2 ** cdMax) {
-        return this.#configurationFault(EVENTS.C_BAD_SUBSTREAMID.type, sid, ssid);
+        return this.#faults.configuration(EVENTS.C_BAD_SUBSTREAMID.type, sid, ssid);
       }
       // CD 0 belongs to the traffic without a SubstreamID (5.2, S1DSS).
       if (ssid === 0 && getField(raw, r, STE.S1DSS) === STE_S1DSS.ssid0) {
-        return this.#configurationFault(EVENTS.F_STREAM_DISABLED.type, sid, -1);
+        return this.#faults.configuration(EVENTS.F_STREAM_DISABLED.type, sid, -1);
       }
       cdIndex = ssid;
     } else if ((stages & USES.S1) !== 0 && cdMax > 0) {
       const dss = getField(raw, r, STE.S1DSS);
       if (dss === STE_S1DSS.bypass) stages &= ~USES.S1;
-      else if (dss !== STE_S1DSS.ssid0) return this.#configurationFault(EVENTS.F_STREAM_DISABLED.type, sid, -1);
+      else if (dss !== STE_S1DSS.ssid0) return this.#faults.configuration(EVENTS.F_STREAM_DISABLED.type, sid, -1);
     }
 
     const privcfg = features.attrPermsOvr ? getField(raw, r, STE.PRIVCFG) : 0;
@@ -261,19 +253,19 @@ export class TranslationUnit {
       if (status === STAGE2_FAULT) {
         this.#contexts[c + FAULT_CONFIG] = faults;
         const need = NEED[override | (flags & 7)]!;
-        return this.#stage2Fault(c, fetcher.walkStatus, FAULT_CLASS.CD, fetcher.ipaLo, fetcher.ipaHi, sid, ssid, lo, hi, need);
+        return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, fetcher.walkStatus, FAULT_CLASS.CD, fetcher.ipaLo, fetcher.ipaHi, sid, ssid, lo, hi, need);
       }
       if (status !== 0) {
         // Through S1DSS the substream was 0 although the transaction had none (7.3.9).
         const shown = status === EVENTS.C_BAD_SUBSTREAMID.type ? cdIndex : ssid;
-        return this.#configurationFault(status, sid, shown);
+        return this.#faults.configuration(status, sid, shown);
       }
       const cds = this.#cds.data;
       const cd = fetcher.at;
       const single = isSingle(kind, this.#file);
       const s1Stalld = getField(raw, r, STE.S1STALLD) === 1;
       if (!this.#cdChecker.check(cds, cd, s1Stalld, single)) {
-        return this.#configurationFault(EVENTS.C_BAD_CD.type, sid, ssid);
+        return this.#faults.configuration(EVENTS.C_BAD_CD.type, sid, ssid);
       }
       const asid = single ? 0 : getField(cds, cd, CD.ASID) & features.asidMask;
       tag = asid | (kind === KIND.EL2 ? 0 : vmid << 16);
@@ -310,7 +302,7 @@ export class TranslationUnit {
 
   /** Neither stage translates: the address must be within IAS (3.4.1). */
   #bypass(sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    if (this.#beyondInput(hi)) return this.#bypassFault(sid, ssid, lo, hi, need);
+    if (this.#beyondInput(hi)) return this.#faults.bypass(sid, ssid, lo, hi, need);
     this.paLo = lo;
     this.paHi = hi;
     return TRANSLATION.ok;
@@ -318,12 +310,6 @@ export class TranslationUnit {
 
   #beyondInput(hi: number): boolean {
     return (hi & ~((1 << (this.#features.iasBits - 32)) - 1)) !== 0;
-  }
-
-  /** Stage 1 is bypassed or disabled and the address is beyond IAS: S2 = 0, CLASS = IN (7.3.14). */
-  #bypassFault(sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    this.#record(EVENTS.F_ADDR_SIZE.type, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
-    return TRANSLATION.abort;
   }
 
   /**
@@ -389,22 +375,16 @@ export class TranslationUnit {
       return TRANSLATION.ok;
     }
     if (walker.stage === 2) {
-      return this.#stage2Fault(c, status, walker.faultClass, walker.ipaLo, walker.ipaHi, sid, ssid, lo, hi, need);
+      return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, status, walker.faultClass, walker.ipaLo, walker.ipaHi, sid, ssid, lo, hi, need);
     }
-    const type = EVENT_OF_STATUS[status]!;
-    if (status === WALK.EXTERNAL_ABORT) {
-      const bits = FAULT_CLASS.TT << EVENT_BIT.CLASS;
-      this.#record(type, sid, ssid, lo, hi, need, bits, walker.descPaLo & ~7, walker.descPaHi);
-      return TRANSLATION.abort;
-    }
-    return this.#stage1Fault(c, type, sid, ssid, lo, hi, need);
+    return this.#faults.stage1(this.#contexts[c + FAULT_CONFIG]!, status, sid, ssid, lo, hi, need);
   }
 
   #walkStage2(c: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    if (this.#beyondInput(hi)) return this.#bypassFault(sid, ssid, lo, hi, need);
+    if (this.#beyondInput(hi)) return this.#faults.bypass(sid, ssid, lo, hi, need);
     const walker = this.stage2;
     const status = walker.walk(lo, hi, need);
-    if (status !== WALK.OK) return this.#stage2Fault(c, status, FAULT_CLASS.IN, lo, hi, sid, ssid, lo, hi, need);
+    if (status !== WALK.OK) return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, status, FAULT_CLASS.IN, lo, hi, sid, ssid, lo, hi, need);
     const fill = this.#fill;
     fill.pageShift = walker.shift;
     fill.leafShift = walker.shift;
@@ -433,82 +413,11 @@ export class TranslationUnit {
   #permissionFault(c: number, at: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
     const data = this.tlb.data;
     if ((data[at + 4]! & need) === 0) {
-      return this.#stage1Fault(c, EVENTS.F_PERMISSION.type, sid, ssid, lo, hi, need);
+      return this.#faults.stage1(this.#contexts[c + FAULT_CONFIG]!, WALK.PERMISSION, sid, ssid, lo, hi, need);
     }
     const shift = data[at + 2]! >>> 24;
     const offset = shift < 32 ? (1 << shift) - 1 : -1;
     const ipaLo = (data[at + 6]! & ~0xfff & ~offset) | (lo & offset);
-    return this.#stage2Fault(c, WALK.PERMISSION, FAULT_CLASS.IN, ipaLo, data[at + 7]!, sid, ssid, lo, hi, need);
-  }
-
-  /** A fault of stage 1 that CD.A and CD.R govern (3.12). */
-  #stage1Fault(c: number, type: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    const faults = this.#contexts[c + FAULT_CONFIG]!;
-    this.lastEvent = type;
-    if ((faults & FAULTS.R) !== 0) {
-      this.#record(type, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
-    }
-    return (faults & FAULTS.A) !== 0 ? TRANSLATION.abort : TRANSLATION.raz;
-  }
-
-  /** A fault of stage 2, which always aborts; STE.S2R governs the record of all but external aborts. */
-  #stage2Fault(
-    c: number,
-    status: number,
-    faultClass: number,
-    ipaLo: number,
-    ipaHi: number,
-    sid: number,
-    ssid: number,
-    lo: number,
-    hi: number,
-    need: number,
-  ): number {
-    const type = EVENT_OF_STATUS[status]!;
-    let bits = EVENT_BIT.S2 | (faultClass << EVENT_BIT.CLASS);
-    this.lastEvent = type;
-    if (status === WALK.EXTERNAL_ABORT) {
-      this.#record(type, sid, ssid, lo, hi, need, bits, this.stage2.descPaLo & ~7, this.stage2.descPaHi);
-    } else if ((this.#contexts[c + FAULT_CONFIG]! & FAULTS.S2R) !== 0) {
-      // A table walk only reads (7.3.16).
-      if (status === WALK.PERMISSION && faultClass === FAULT_CLASS.TT) bits |= EVENT_BIT.TTRnW;
-      this.#record(type, sid, ssid, lo, hi, need, bits, ipaLo & ~0xfff, ipaHi);
-    }
-    return TRANSLATION.abort;
-  }
-
-  #record(
-    type: number,
-    sid: number,
-    ssid: number,
-    lo: number,
-    hi: number,
-    need: number,
-    bits: number,
-    extraLo: number,
-    extraHi: number,
-  ): void {
-    this.lastEvent = type;
-    const record = this.#events.begin(type, sid, ssid);
-    record[3] = accessBits(need) | bits;
-    record[4] = lo;
-    record[5] = hi;
-    record[6] = extraLo;
-    record[7] = extraHi;
-    this.#events.commit();
-  }
-
-  /** C_* and fetch events: always recorded, but C_BAD_STREAMID only with RECINVSID; always an abort. */
-  #configurationFault(type: number, sid: number, ssid: number): number {
-    this.lastEvent = type;
-    const fetcher = this.#fetcher;
-    if (type === EVENTS.C_BAD_STREAMID.type && !fetcher.recordsBadStreams) return TRANSLATION.abort;
-    const record = this.#events.begin(type, sid, ssid);
-    if (type === EVENTS.F_STE_FETCH.type || type === EVENTS.F_CD_FETCH.type) {
-      record[6] = fetcher.faultLo & ~7;
-      record[7] = fetcher.faultHi;
-    }
-    this.#events.commit();
-    return TRANSLATION.abort;
+    return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, WALK.PERMISSION, FAULT_CLASS.IN, ipaLo, data[at + 7]!, sid, ssid, lo, hi, need);
   }
 }

@@ -34,7 +34,6 @@ describe("guards of 2.1.2: [register, value, CR0 or IRQ_CTRL bit that closes it]
     ["STRTAB_BASE_CFG", 0x5, "CR0", 1],
     ["CR2", 0x2, "CR0", 1],
     ["CR1", 0xfc0, "CR0", 1],
-    ["CMDQ_CONS", 0x3, "CR0", 8],
     ["CMDQ_BASE", 0x4, "CR0", 8],
     ["CR1", 0x3f, "CR0", 8],
     ["EVENTQ_BASE", 0x4, "CR0", 4],
@@ -68,7 +67,16 @@ describe("guards of 2.1.2: [register, value, CR0 or IRQ_CTRL bit that closes it]
     expect(rig.read("STRTAB_BASE_CFG")).toBe(9);
   });
 
-  test("CMDQ_PROD and EVENTQ_CONS are always writable", () => {
+  test("CMDQ_CONS is written only while CMDQEN is 0", () => {
+    const rig = new Rig();
+    rig.write("CMDQ_CONS", 3);
+    expect(rig.read("CMDQ_CONS")).toBe(0);
+    rig.write("CR0", 5);
+    rig.write("CMDQ_CONS", 3);
+    expect(rig.read("CMDQ_CONS")).toBe(3);
+  });
+
+  test("EVENTQ_CONS is always writable", () => {
     const rig = new Rig();
     rig.write("EVENTQ_CONS", 3);
     expect(rig.read("EVENTQ_CONS")).toBe(3);

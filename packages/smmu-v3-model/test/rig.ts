@@ -6,14 +6,14 @@ import { PRESETS, SmmuV3 } from "../src/index.ts";
 import type { SmmuV3Options } from "../src/index.ts";
 
 export const BASE = 0x4000_0000;
-export const STRTAB = BASE + 0x1_0000;
+export const STRTAB: number = BASE + 0x1_0000;
 export const STRTAB_LOG2 = 6;
-export const CMDQ = BASE + 0x2_0000;
+export const CMDQ: number = BASE + 0x2_0000;
 export const CMDQ_LOG2 = 4;
-export const EVTQ = BASE + 0x3_0000;
+export const EVTQ: number = BASE + 0x3_0000;
 export const EVTQ_LOG2 = 2;
-export const CDS = BASE + 0x4_0000;
-export const ARENA = BASE + 0x10_0000;
+export const CDS: number = BASE + 0x4_0000;
+export const ARENA: number = BASE + 0x10_0000;
 /** Where tests map to; not RAM, and it need not be. */
 export const PA = 0x8_0000_0000;
 

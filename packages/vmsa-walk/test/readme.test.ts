@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+// @boundaries-ignore the one file that every README test shares
 import { runReadmeExample } from "../../../tools/checks/readme.ts";
 
 test("README example", async () => {
