@@ -1,4 +1,5 @@
 import { getAddress, CMD, CMD_WORDS, printCommand, reservedCommandBits } from "@smmuv3/smmu-v3-defs";
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   atcInv,
@@ -66,22 +67,19 @@ describe("command builders", () => {
 
   test("ATC_INV covers its range with the smallest aligned span", () => {
     const out = new Int32Array(CMD_WORDS);
-    let seed = 12345;
-    const random = (n: number): number => {
-      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      return seed % n;
-    };
-    for (let i = 0; i < 2000; i++) {
-      const first = random(1 << 20);
-      const pages = 1 + random(1 << random(12));
-      atcInv(out, 0, 1, 0, first * 4096, pages * 4096);
-      const span = 2 ** (out[2]! & 0x3f);
-      const start = getAddress(out, 0, CMD.Address) / 4096;
-      expect(start % span).toBe(0);
-      expect(start <= first && start + span >= first + pages).toBe(true);
-      // Half of it would not do.
-      const half = span / 2;
-      expect(span === 1 || Math.floor(first / half) !== Math.floor((first + pages - 1) / half)).toBe(true);
-    }
+    const pageCount = fc.nat(12).chain((bits) => fc.integer({ min: 1, max: 2 ** bits }));
+    fc.assert(
+      fc.property(fc.nat(2 ** 20), pageCount, (first, pages) => {
+        atcInv(out, 0, 1, 0, first * 4096, pages * 4096);
+        const span = 2 ** (out[2]! & 0x3f);
+        const start = getAddress(out, 0, CMD.Address) / 4096;
+        expect(start % span).toBe(0);
+        expect(start <= first && start + span >= first + pages).toBe(true);
+        // Half of it would not do.
+        const half = span / 2;
+        expect(span === 1 || Math.floor(first / half) !== Math.floor((first + pages - 1) / half)).toBe(true);
+      }),
+      { seed: 12345, numRuns: 2000 },
+    );
   });
 });

@@ -1,4 +1,3 @@
-import { Memory } from "@smmuv3/platform";
 import { CD, getField, setField, STE, STE_EATS, STE_S1DSS, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 import { describe, expect, test } from "vitest";
 import {
@@ -12,19 +11,10 @@ import {
   addStage2,
   steSafe,
   steUsed,
-  writeEntry,
 } from "../src/index.ts";
 import type { UsedBits } from "../src/index.ts";
-
-const BASE = 0x4000_0000;
-const PA = BASE + 0x1040;
-
-type Entry = Int32Array;
-const make = (build: (ste: Entry) => void): Entry => {
-  const ste = new Int32Array(STE_WORDS);
-  build(ste);
-  return ste;
-};
+import { acts, make, run } from "./writer.ts";
+import type { Entry } from "./writer.ts";
 
 interface CdtableCase {
   readonly s1dss?: number;
@@ -67,49 +57,6 @@ const cdWithoutTable = make((words) => {
   });
   setField(words, 0, CD.EPD0, 1);
 });
-
-interface Run {
-  readonly status: number;
-  /** The entry after each 64-bit store. */
-  readonly images: Entry[];
-  /** Quadwords stored, with -1 where a sync was. */
-  readonly log: number[];
-  readonly final: Entry;
-}
-
-function run(from: Entry, to: Entry, used: UsedBits, withSafe: boolean, failAt = Infinity): Run {
-  const memory = Memory.allocate({ base: BASE, size: 0x4000 });
-  memory.write(PA, from);
-  const images: Entry[] = [];
-  const log: number[] = [];
-  const plain = memory.store32.bind(memory);
-  memory.store32 = (pa, value): void => {
-    plain(pa, value);
-    if (pa % 8 !== 0) return;
-    const image = new Int32Array(STE_WORDS);
-    memory.read(PA, image);
-    images.push(image);
-    log.push((pa - PA) / 8);
-  };
-  let syncs = 0;
-  const status = writeEntry({
-    memory, pa: PA, target: to, used, ...(withSafe ? { safe: steSafe } : {}),
-    sync() {
-      log.push(-1);
-      return ++syncs >= failAt ? -110 : 0;
-    },
-  });
-  const final = new Int32Array(STE_WORDS);
-  memory.read(PA, final);
-  return { status, images, log, final };
-}
-
-/** True when the SMMU, given `image`, does what `entry` says: the bits that `entry` uses are the same, safe bits apart. */
-function acts(image: Entry, entry: Entry, used: UsedBits, ignore: Int32Array): boolean {
-  const mask = new Int32Array(STE_WORDS);
-  used(entry, mask);
-  return mask.every((bits, i) => ((image[i]! ^ entry[i]!) & bits & ~ignore[i]!) === 0);
-}
 
 interface Case {
   readonly name: string;

@@ -1,4 +1,5 @@
 import { CMD, extract } from "@smmuv3/smmu-v3-defs";
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { planRange, planSingle } from "../src/index.ts";
 
@@ -63,38 +64,53 @@ describe("planRange", () => {
     expect(collect((emit) => planRange(0, 2 ** 48, 12, 4 * K, true, emit)).ok).toBe(true);
   });
 
+  const request = fc
+    .record({
+      shift: fc.constantFrom(12, 14, 16),
+      leaf: fc.boolean(),
+      blocks: fc.integer({ min: 0, max: 3 }).map((n) => n === 3),
+      count: fc.nat(19).chain((bits) => fc.integer({ min: 1, max: 2 ** bits })),
+      at: fc.nat(2 ** 20),
+    })
+    .map(({ shift, leaf, blocks, count, at }) => {
+      const granule = leaf && blocks ? 2 ** (2 * shift - 3) : 2 ** shift;
+      return { shift, leaf, granule, iova: at * granule, size: count * granule };
+    });
+
   test("the commands cover the range and do not exceed it, and none is illegal", () => {
-    let seed = 2463534242;
-    const random = (n: number): number => {
-      seed ^= seed << 13;
-      seed ^= seed >>> 17;
-      seed ^= seed << 5;
-      return (seed >>> 0) % n;
-    };
-    for (let i = 0; i < 20_000; i++) {
-      const shift = [12, 14, 16][random(3)]!;
-      const page = 2 ** shift;
-      const leaf = random(2) === 1;
-      const granule = leaf && random(4) === 0 ? page * 2 ** (shift - 3) : page;
-      const count = 1 + random(2 ** random(20));
-      const iova = random(2 ** 20) * granule;
-      const size = count * granule;
-      const ops = range(iova, size, shift, granule, leaf);
-      expect(ops.length).toBeLessThanOrEqual(2);
-      let reached = iova;
-      for (const { num, scale, ttl, tg, address, leaf: leafBit } of ops) {
-        const bytes = tg === 0 ? page : (num + 1) * 2 ** scale * page;
-        if (address < iova || address + bytes > iova + size || address > reached) {
-          throw new Error(`iova ${iova} size ${size}: [${address}, +${bytes}) after ${reached}`);
+    fc.assert(
+      fc.property(request, ({ shift, leaf, granule, iova, size }) => {
+        const page = 2 ** shift;
+        const ops = range(iova, size, shift, granule, leaf);
+        expect(ops.length).toBeLessThanOrEqual(2);
+        let reached = iova;
+        for (const { num, scale, ttl, tg, address, leaf: leafBit } of ops) {
+          const end = address + (tg === 0 ? page : (num + 1) * 2 ** scale * page);
+          expect([address >= iova, end <= iova + size, address <= reached]).toEqual([true, true, true]);
+          reached = Math.max(reached, end);
+          const legal = tg === 0 ? num + scale + ttl === 0 : num + scale + ttl > 0 && tg === (shift - 10) / 2;
+          expect([leafBit, legal]).toEqual([leaf ? 1 : 0, true]);
+          if (ttl > 0) expect(address % 2 ** (shift + (3 - ttl) * (shift - 3))).toBe(0);
+          // TTL names the level of the leaves that went away, or none.
+          expect(ttl === 0 || granule === 2 ** (shift + (3 - ttl) * (shift - 3))).toBe(true);
         }
-        reached = Math.max(reached, address + bytes);
-        expect(leafBit).toBe(leaf ? 1 : 0);
-        const legal = tg === 0 ? num + scale + ttl === 0 : num + scale + ttl > 0 && tg === (shift - 10) / 2;
-        expect(legal).toBe(true);
-        if (ttl > 0) expect(address % 2 ** (shift + (3 - ttl) * (shift - 3))).toBe(0);
-      }
-      expect(reached).toBe(iova + size);
-    }
+        expect(reached).toBe(iova + size);
+      }),
+      { seed: 12345, numRuns: 5000 },
+    );
+  });
+
+  test("without range invalidation: each leaf once, or everything", () => {
+    fc.assert(
+      fc.property(request, ({ leaf, granule, iova, size }) => {
+        const { ok, ops } = collect((emit) => planSingle(iova, size, granule, leaf, emit));
+        const count = size / granule;
+        expect(ok).toBe(count <= 512);
+        const all = Array.from({ length: ok ? count : 0 }, (_, i) => iova + i * granule);
+        expect(ops).toEqual(all.map((address) => ({ num: 0, scale: 0, ttl: 0, tg: 0, leaf: leaf ? 1 : 0, address })));
+      }),
+      { seed: 12345, numRuns: 300 },
+    );
   });
 });
 

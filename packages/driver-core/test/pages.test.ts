@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { Memory } from "@smmuv3/platform";
 import { PageAllocator } from "../src/index.ts";
@@ -5,17 +6,6 @@ import { PageAllocator } from "../src/index.ts";
 const PAGE = 4096;
 const MiB = 1 << 20;
 const ENOMEM = -12;
-
-/** A small deterministic generator (xorshift32). */
-function random(seed: number): (below: number) => number {
-  let state = seed | 1;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
 
 describe("alignment and sizes", () => {
   test.each([
@@ -117,35 +107,119 @@ test("allocZeroed zeroes whole pages", () => {
   expect(memory.load32(pa + 2 * PAGE)).toBe(-1);
 });
 
-test.each([1, 2, 3, 4])("random use agrees with a map of pages (seed %i)", (seed) => {
-  const next = random(seed * 7919);
-  const base = 0x4000_0000 + seed * 3 * PAGE;
-  const total = 1500;
-  const pages = new PageAllocator({ base, size: total * PAGE });
-  const owner = new Int32Array(total);
-  const live: { pa: number; count: number; id: number }[] = [];
-  let used = 0;
-  for (let id = 1; id < 6000; id++) {
-    if (live.length > 0 && next(5) < 2) {
-      const [block] = live.splice(next(live.length), 1);
-      pages.free(block!.pa, block!.count * PAGE);
-      owner.fill(0, (block!.pa - base) / PAGE, (block!.pa - base) / PAGE + block!.count);
-      used -= block!.count;
-    } else {
-      const count = next(4) === 0 ? 1 + next(40) : 1;
-      const pa = pages.alloc(count * PAGE);
-      if (pa < 0) continue;
-      const first = (pa - base) / PAGE;
-      for (let page = first; page < first + count; page++) {
-        if (page < 0 || page >= total || owner[page] !== 0) throw new Error(`page ${page} was handed out twice`);
-        owner[page] = id;
-      }
-      live.push({ pa, count, id });
-      used += count;
-    }
-    if (pages.allocated !== used * PAGE) throw new Error("byte count is wrong");
+/** The same pages as one flag each. */
+class FlagModel {
+  readonly free: boolean[];
+  readonly first: number;
+
+  constructor(first: number, count: number) {
+    this.first = first;
+    this.free = new Array<boolean>(count).fill(true);
   }
-  for (const { pa, count } of live) pages.free(pa, count * PAGE);
-  expect(pages.allocated).toBe(0);
-  expect(pages.alloc(512 * PAGE)).toBeGreaterThan(0);
+
+  /** True when a naturally aligned block of `block` pages, ending at or below `end` (frame number), is free. */
+  has(block: number, end: number): boolean {
+    const { first, free } = this;
+    for (let frame = Math.ceil(first / block) * block; frame + block <= Math.min(first + free.length, end); frame += block) {
+      if (free.slice(frame - first, frame - first + block).every(Boolean)) return true;
+    }
+    return false;
+  }
+
+  allFree(frame: number, count: number): boolean {
+    const at = frame - this.first;
+    return at >= 0 && at + count <= this.free.length && this.free.slice(at, at + count).every(Boolean);
+  }
+
+  set(frame: number, count: number, free: boolean): void {
+    this.free.fill(free, frame - this.first, frame - this.first + count);
+  }
+}
+
+const LARGEST = 64;
+const pageCount = fc.oneof({ weight: 3, arbitrary: fc.constant(1) }, { weight: 2, arbitrary: fc.integer({ min: 1, max: LARGEST }) });
+const operation = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant("alloc" as const),
+      count: pageCount,
+      align: fc.constantFrom(1, 1, 1, 2, 16, 64),
+      limit: fc.option(fc.nat(300), { freq: 4 }),
+    }),
+  },
+  { weight: 5, arbitrary: fc.record({ kind: fc.constant("free" as const), index: fc.nat(100), wrong: fc.constantFrom(0, 0, 0, 1) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("reserve" as const), at: fc.nat(300), count: fc.integer({ min: 1, max: 8 }) }) },
+);
+
+test("any use agrees with a flag for each page", () => {
+  fc.assert(
+    fc.property(
+      fc.nat(40),
+      fc.integer({ min: 1, max: 300 }),
+      fc.array(operation, { maxLength: 200, size: "max" }),
+      (offset, total, operations) => {
+        const first = 0x4_0000 + offset;
+        const pages = new PageAllocator({ base: first * PAGE, size: total * PAGE });
+        const model = new FlagModel(first, total);
+        const live: { frame: number; count: number }[] = [];
+        let [used, peak, reserved] = [0, 0, 0];
+        for (const step of operations) {
+          if (step.kind === "alloc") {
+            const { count, align, limit } = step;
+            const block = Math.max(2 ** Math.ceil(Math.log2(count)), align);
+            const end = limit === null ? Infinity : first + limit;
+            const expected = model.has(block, end);
+            const pa = pages.alloc(count * PAGE, align * PAGE, end * PAGE - 1);
+            expect(pa >= 0).toBe(expected);
+            if (pa < 0) continue;
+            const frame = pa / PAGE;
+            expect([frame % block, model.allFree(frame, count), frame + count <= end]).toEqual([0, true, true]);
+            model.set(frame, count, false);
+            live.push({ frame, count });
+            used += count;
+            peak = Math.max(peak, used);
+          } else if (step.kind === "reserve") {
+            const frame = first + step.at;
+            const reserve = (): void => {
+              pages.reserve(frame * PAGE, step.count * PAGE);
+            };
+            if (!model.allFree(frame, step.count)) expect(reserve).toThrow(RangeError);
+            else {
+              reserve();
+              model.set(frame, step.count, false);
+              reserved += step.count;
+            }
+          } else if (live.length > 0) {
+            const at = step.index % live.length;
+            const { frame, count } = live[at]!;
+            const free = (): void => {
+              pages.free(frame * PAGE, (count + step.wrong) * PAGE);
+            };
+            if (step.wrong !== 0) {
+              expect(free).toThrow(RangeError);
+              continue;
+            }
+            free();
+            live.splice(at, 1);
+            model.set(frame, count, true);
+            used -= count;
+            expect(free).toThrow(/not allocated/);
+          }
+          expect([pages.allocated, pages.peak, pages.reserved]).toEqual([used * PAGE, peak * PAGE, reserved * PAGE]);
+        }
+        for (const { frame, count } of live) {
+          pages.free(frame * PAGE, count * PAGE);
+          model.set(frame, count, true);
+        }
+        // All joined again: the largest block that the flags have is one allocation.
+        for (let block = 1; block <= 256; block *= 2) {
+          const pa = pages.alloc(block * PAGE);
+          expect(pa >= 0).toBe(model.has(block, Infinity));
+          if (pa >= 0) pages.free(pa, block * PAGE);
+        }
+      },
+    ),
+    { seed: 12345, numRuns: 200 },
+  );
 });

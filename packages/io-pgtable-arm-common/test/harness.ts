@@ -117,25 +117,3 @@ export function words(lo: number, hi: number): string {
   const part = (word: number): string => (word >>> 0).toString(16).padStart(8, "0");
   return `0x${part(hi)}_${part(lo)}`;
 }
-
-/** xorshift32. */
-export class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed;
-  }
-
-  below(n: number): number {
-    let x = this.#state;
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    this.#state = x;
-    return (x >>> 0) % n;
-  }
-
-  pick<T>(values: readonly T[]): T {
-    return values[this.below(values.length)]!;
-  }
-}

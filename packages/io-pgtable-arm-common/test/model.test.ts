@@ -1,13 +1,13 @@
-// Random operations against a naive model, on every class, with every store watched.
+// Any operations against a naive model, on every class, with every store watched.
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { ERRNO, Memory } from "@smmuv3/platform";
 import { IOMMU_PROT, IO_PGTABLE_QUIRK } from "../src/index.ts";
 import type { IoPgtableFormat } from "../src/index.ts";
-import { Harness, RAM, Random, SIZES_16K, SIZES_4K, SIZES_64K } from "./harness.ts";
+import { Harness, RAM, SIZES_16K, SIZES_4K, SIZES_64K } from "./harness.ts";
 import type { Options } from "./harness.ts";
 
-const RAM_BYTES = 16 << 20;
-const OPERATIONS = 1500;
+const RAM_BYTES = 8 << 20;
 /** Of a run: more than a 4K table holds. */
 const LONGEST = 600;
 
@@ -73,10 +73,86 @@ class Model {
     return undefined;
   }
 
-  /** Leaves of exactly or less than `size` in `[iova, iova + size)`. */
-  within(iova: number, size: number): number[] {
-    return [...this.leaves.keys()].filter((start) => start >= iova && start < iova + size);
+  /** Removes all leaves in `[iova, iova + size)`. */
+  clear(iova: number, size: number): void {
+    for (const start of [...this.leaves.keys()]) if (start >= iova && start < iova + size) this.leaves.delete(start);
   }
+
+  /**
+   * Maps `n` leaves unless one of the same size or larger is in the way; smaller ones give way, those in front of the obstacle too.
+   * True when it did.
+   */
+  map(iova: number, pa: number, size: number, n: number): boolean {
+    for (let k = 0; k < n; k++) {
+      const hit = this.at(iova + k * size);
+      if (hit !== undefined && hit.leaf.size >= size) return false;
+      this.clear(iova + k * size, size);
+    }
+    for (let k = 0; k < n; k++) this.leaves.set(iova + k * size, { size, pa: pa + k * size });
+    return true;
+  }
+}
+
+/** `order`, `spot`, `base` and `near` are taken modulo the choices of a class. */
+const operation = fc.record({
+  map: fc.boolean(),
+  order: fc.oneof({ weight: 7, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(2) }),
+  spot: fc.nat(3),
+  base: fc.nat(2),
+  near: fc.nat(11),
+  count: fc.constantFrom(1, 1, 1, 1, 1, 2, 7, LONGEST),
+  frame: fc.nat(2 ** 30 - 1),
+  probe: fc.nat(0xfff),
+});
+
+type Operation = typeof operation extends fc.Arbitrary<infer T> ? T : never;
+
+function run(fmt: IoPgtableFormat, sizes: readonly number[], options: Options, operations: readonly Operation[]): void {
+  const { memory, stores } = watchedMemory();
+  const h = new Harness(fmt, { ...options, memory, ram: RAM_BYTES });
+  const { table } = h;
+  const model = new Model(sizes);
+  const page = sizes[0]!;
+  const entries = page / 8;
+  const perTable = (size: number): number => size * entries;
+  // A few neighbourhoods across the space, so that operations meet.
+  const largest = Math.max(sizes.at(-1)!, page * entries * 4);
+  const spots = [0, 1, 5].map((i) => i * largest * 2).filter((spot) => spot < 2 ** table.ias - 2 * largest);
+  spots.push(2 ** table.ias - 2 * largest);
+  const bases = [0, page * (entries - 4), page * entries];
+  let leaves = 0;
+
+  for (const { map, order, spot, base, near, count, frame, probe } of operations) {
+    const size = sizes[order % sizes.length]!;
+    const place = spots[spot % spots.length]! + bases[base]! + page * near;
+    const iova = Math.floor(place / size) * size;
+    if (map) {
+      const toEnd = Math.min(perTable(size) - (iova % perTable(size)), 2 ** table.ias - iova) / size;
+      const n = Math.min(count, toEnd);
+      const pa = Math.min(Math.floor((frame * 2 ** (table.oas - 30)) / size) * size, 2 ** table.oas - n * size);
+      const status = table.mapPages(iova, pa, size, count, IOMMU_PROT.READ | IOMMU_PROT.WRITE);
+      const blocked = !model.map(iova, pa, size, n);
+      expect([status, table.mapped]).toEqual(blocked ? [-ERRNO.EEXIST, 0] : [0, n * size]);
+      leaves += blocked ? 0 : n;
+    } else {
+      const bytes = table.unmapPages(iova, size, count, null);
+      expect(bytes % size).toBe(0);
+      for (let k = 0; k < bytes / size; k++) model.clear(iova + k * size, size);
+      // Whatever stopped it was not a leaf of that size.
+      const stop = iova + bytes;
+      if (bytes / size < count && stop % perTable(size) !== 0) expect(model.at(stop)?.leaf.size).not.toBe(size);
+    }
+    const at = place + probe;
+    const hit = model.at(at);
+    const expected = hit === undefined ? 0 : hit.leaf.pa + (at - hit.start);
+    expect([table.iovaToPhys(at), table.found]).toEqual([expected, hit !== undefined]);
+  }
+  expect(h.leaves()).toEqual([...model.leaves].sort(([a], [b]) => a - b).map(([iova, { size, pa }]) => [iova, size, pa]));
+  expect(table.tableBytes).toBe([...h.live.values()].reduce((sum, bytes) => sum + bytes, 0));
+  // Each leaf is two stores at least, so the watch is on.
+  expect(stores()).toBeGreaterThanOrEqual(2 * leaves);
+  table.free();
+  expect([table.tableBytes, h.live.size]).toEqual([0, 0]);
 }
 
 const NS = IO_PGTABLE_QUIRK.ARM_NS;
@@ -92,66 +168,10 @@ test.each<[string, IoPgtableFormat, number[], Options]>([
   ["64K", "64_S1", [0x1_0000, 2 ** 29], { pgsizeBitmap: SIZES_64K, ias: 42 }],
   ["64K, 52 bits", "64_S2", [0x1_0000, 2 ** 29, 2 ** 42], { pgsizeBitmap: SIZES_64K + 2 ** 42, ias: 52, oas: 52 }],
 ])("%s", (_, fmt, sizes, options) => {
-  for (const seed of [1, 2]) {
-    const { memory, stores } = watchedMemory();
-    const h = new Harness(fmt, { ...options, memory, ram: RAM_BYTES });
-    const { table } = h;
-    const model = new Model(sizes);
-    const random = new Random(seed);
-    const page = sizes[0]!;
-    const entries = page / 8;
-    const perTable = (size: number): number => size * entries;
-    // A few neighbourhoods across the space, so that operations meet.
-    const largest = Math.max(sizes.at(-1)!, page * entries * 4);
-    const spots = [0, 1, 5].map((i) => i * largest * 2).filter((spot) => spot < 2 ** table.ias - 2 * largest);
-    spots.push(2 ** table.ias - 2 * largest);
-
-    for (let i = 0; i < OPERATIONS; i++) {
-      const size = random.below(8) > 0 ? page : random.pick(sizes);
-      const spot = random.pick(spots);
-      const offset = random.pick([0, page * (entries - 4), page * entries]) + page * random.below(12);
-      const iova = Math.floor((spot + offset) / size) * size;
-      const count = random.pick([1, 1, 1, 1, 1, 2, 7, LONGEST]);
-      if (random.below(2) === 0) {
-        const pa = Math.floor((random.below(2 ** 30) * 2 ** (table.oas - 30)) / size) * size;
-        const toEnd = Math.min(perTable(size) - (iova % perTable(size)), 2 ** table.ias - iova) / size;
-        const n = Math.min(count, toEnd);
-        const base = Math.min(pa, 2 ** table.oas - n * size);
-        const status = table.mapPages(iova, base, size, count, IOMMU_PROT.READ | IOMMU_PROT.WRITE);
-        // A leaf in the way of the same size or larger wins; smaller ones give way up to the first that does not.
-        let blocked = false;
-        for (let k = 0; k < n; k++) {
-          const hit = model.at(iova + k * size);
-          if (hit !== undefined && hit.leaf.size >= size) {
-            blocked = true;
-            break;
-          }
-          for (const start of model.within(iova + k * size, size)) model.leaves.delete(start);
-        }
-        if (!blocked) for (let k = 0; k < n; k++) model.leaves.set(iova + k * size, { size, pa: base + k * size });
-        expect([i, status, table.mapped]).toEqual([i, blocked ? -ERRNO.EEXIST : 0, blocked ? 0 : n * size]);
-      } else {
-        const bytes = table.unmapPages(iova, size, count, null);
-        expect(bytes % size).toBe(0);
-        for (let k = 0; k < bytes / size; k++) {
-          for (const start of model.within(iova + k * size, size)) model.leaves.delete(start);
-        }
-        // Whatever stopped it was not a leaf of that size.
-        const stop = iova + bytes;
-        if (bytes / size < count && stop % perTable(size) !== 0) expect(model.at(stop)?.leaf.size).not.toBe(size);
-      }
-      const probe = spot + offset + random.below(page);
-      const hit = model.at(probe);
-      expect([i, table.iovaToPhys(probe), table.found]).toEqual([
-        i,
-        hit === undefined ? 0 : hit.leaf.pa + (probe - hit.start),
-        hit !== undefined,
-      ]);
-    }
-    expect(h.leaves()).toEqual([...model.leaves].sort(([a], [b]) => a - b).map(([iova, { size, pa }]) => [iova, size, pa]));
-    expect(table.tableBytes).toBe([...h.live.values()].reduce((sum, bytes) => sum + bytes, 0));
-    expect(stores()).toBeGreaterThan(OPERATIONS);
-    table.free();
-    expect([table.tableBytes, h.live.size]).toEqual([0, 0]);
-  }
+  fc.assert(
+    fc.property(fc.array(operation, { maxLength: 150, size: "max" }), (operations) => {
+      run(fmt, sizes, options, operations);
+    }),
+    { seed: 12345, numRuns: 20 },
+  );
 });

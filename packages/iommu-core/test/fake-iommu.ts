@@ -93,6 +93,7 @@ export class FakeIommu {
     return {
       attachDev,
       mapPages: (domain: FakeDomain, iova, pa, pgsize, pgcount, prot) => {
+        if (iova % pgsize !== 0 || pa % pgsize !== 0) throw new Error(`a leaf of ${pgsize} bytes at ${iova}, ${pa}`);
         const count = Math.min(pgcount, this.chunk);
         for (let i = 0; i < count; i++) {
           if (this.failAfter-- <= 0) return -12;
@@ -107,9 +108,7 @@ export class FakeIommu {
       unmapPages: (domain: FakeDomain, iova, pgsize, pgcount, gather) => {
         let bytes = 0;
         for (let i = 0; i < pgcount; i++, bytes += pgsize) {
-          const leaf = domain.table.get(iova + i * pgsize);
-          if (leaf?.size !== pgsize) break;
-          domain.table.delete(iova + i * pgsize);
+          if (!remove(domain.table, iova + i * pgsize, pgsize)) break;
           gather.addPage(domain, iova + i * pgsize, pgsize);
         }
         return bytes;
@@ -143,6 +142,15 @@ export class FakeIommu {
   instance(name: string, dev: Device, of: FirmwareNode): IommuInstance {
     return { name, ops: this.ops, dev, node: of };
   }
+}
+
+/** Removes the leaf at `iova`, or the lower-level table in its place with all that is in it. */
+function remove(table: Map<number, Leaf>, iova: number, size: number): boolean {
+  const leaf = table.get(iova);
+  if (leaf !== undefined && leaf.size >= size) return leaf.size === size && table.delete(iova);
+  let any = false;
+  for (let at = iova; size > K4 && at < iova + size; at += K4) any = table.delete(at) || any;
+  return any;
 }
 
 function translate(table: ReadonlyMap<number, Leaf>, iova: number): number {

@@ -1,19 +1,10 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { IovaAllocator } from "../src/index.ts";
 
 const PAGE = 4096;
 const ENOMEM = -12;
 const EINVAL = -22;
-
-function random(seed: number): (below: number) => number {
-  let state = seed | 1;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
 
 describe("placement", () => {
   test("top-down from 4 GiB, aligned to the size rounded up", () => {
@@ -106,43 +97,70 @@ class Naive {
   }
 }
 
-test.each([1, 2, 3, 4, 5])("random use agrees with a naive model (seed %i)", (seed) => {
-  const next = random(seed * 104729);
-  const pages = 1024 + seed * 37;
-  const iovas = new IovaAllocator({ granule: PAGE, apertureEnd: pages * PAGE - 1 });
-  const naive = new Naive(pages);
-  iovas.reserve(100 * PAGE, 7 * PAGE);
-  naive.used.fill(1, 100, 107);
-  const live: { page: number; count: number }[] = [];
+const operation = fc.oneof(
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      kind: fc.constant("alloc" as const),
+      count: fc.oneof(fc.constantFrom(1, 1, 1, 2, 3, 5, 16, 31, 32, 33, 70, 128), fc.integer({ min: 1, max: 300 })),
+      last: fc.option(fc.nat(1200), { freq: 4 }),
+    }),
+  },
+  { weight: 4, arbitrary: fc.record({ kind: fc.constant("free" as const), index: fc.nat(500), wrong: fc.constantFrom(0, 0, 0, 0, 1) }) },
+);
+
+test("any use agrees with a naive model", () => {
   let failures = 0;
-  for (let step = 0; step < 5000; step++) {
-    if (live.length > 0 && next(20) < 9) {
-      const [range] = live.splice(next(live.length), 1);
-      expect(iovas.free(range!.page * PAGE, range!.count * PAGE)).toBe(0);
-      naive.free(range!.page, range!.count);
-      continue;
-    }
-    const count = [1, 1, 1, 2, 3, 5, 16, 31, 32, 33, 70, 128][next(12)]!;
-    const last = next(4) === 0 ? 200 + next(600) : pages - 1;
-    const page = naive.alloc(count, last);
-    const iova = iovas.alloc(count * PAGE, (last + 1) * PAGE - 1);
-    expect(iova).toBe(page < 0 ? ENOMEM : page * PAGE);
-    if (page < 0) failures++;
-    else live.push({ page, count });
-  }
-  expect(failures).toBeGreaterThan(10);
-  for (const { page, count } of live) iovas.free(page * PAGE, count * PAGE);
-  expect(iovas.allocatedPages).toBe(0);
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 1200 }),
+      fc.record({ start: fc.nat(1200), count: fc.nat(9) }),
+      fc.array(operation, { maxLength: 300, size: "max" }),
+      (pages, reserved, operations) => {
+        const iovas = new IovaAllocator({ granule: PAGE, apertureEnd: pages * PAGE - 1 });
+        const naive = new Naive(pages);
+        iovas.reserve(reserved.start * PAGE, reserved.count * PAGE);
+        naive.used.fill(1, reserved.start, reserved.start + reserved.count);
+        const live: { page: number; count: number }[] = [];
+        for (const step of operations) {
+          if (step.kind === "alloc") {
+            const last = step.last ?? pages - 1;
+            const page = naive.alloc(step.count, last);
+            expect(iovas.alloc(step.count * PAGE, (last + 1) * PAGE - 1)).toBe(page < 0 ? ENOMEM : page * PAGE);
+            if (page < 0) failures++;
+            else live.push({ page, count: step.count });
+          } else if (live.length > 0) {
+            const at = step.index % live.length;
+            const { page, count } = live[at]!;
+            if (step.wrong !== 0) {
+              // Twice the range, or what lies in the middle of one: none of them is an allocation.
+              expect(iovas.free(page * PAGE, 2 * Math.max(count, 32) * PAGE)).toBe(EINVAL);
+              expect(iovas.free(page * PAGE + 1, count * PAGE)).toBe(EINVAL);
+              continue;
+            }
+            live.splice(at, 1);
+            expect(iovas.free(page * PAGE, count * PAGE)).toBe(0);
+            expect(iovas.free(page * PAGE, count * PAGE)).toBe(EINVAL);
+            naive.free(page, count);
+          }
+        }
+        for (const { page, count } of live) iovas.free(page * PAGE, count * PAGE);
+        expect(iovas.allocatedPages).toBe(0);
+      },
+    ),
+    { seed: 12345, numRuns: 150 },
+  );
+  expect(failures).toBeGreaterThan(100);
 });
 
 test("tens of thousands live: freed ranges come back, none overlaps", () => {
-  const next = random(99);
   const iovas = new IovaAllocator({ granule: PAGE, apertureEnd: 2 ** 48 - 1 });
   const live: number[] = [];
   const seen = new Set<number>();
   for (let step = 0; step < 60_000; step++) {
     if (live.length > 30_000) {
-      const at = next(live.length);
+      // A prime stride frees all over the place.
+      const at = (step * 7919) % live.length;
       const iova = live[at]!;
       live[at] = live[live.length - 1]!;
       live.pop();

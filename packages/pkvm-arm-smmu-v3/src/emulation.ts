@@ -1,5 +1,5 @@
 import type { IommuHandoff } from "@smmuv3/pkvm-abi";
-import type { HypCore, HypIommuDriver } from "@smmuv3/pkvm-hyp";
+import type { HypIommuDriver } from "@smmuv3/pkvm-hyp";
 import { ABORT, ABORT_ACTION, ABORT_FLAG_WRITE, ERRNO, join } from "@smmuv3/platform";
 import type { AbortAction, HypCpu } from "@smmuv3/platform";
 
@@ -10,36 +10,23 @@ import { DmaIsolation } from "./isolation.ts";
  * The driver of the trap-and-emulate design: the host programs an SMMUv3 as on bare hardware, each access traps, and what
  * the hardware gets is the host's stage 1 on EL2's stage 2. There are no hypercalls.
  */
-class EmulationDriver implements HypIommuDriver {
-  readonly #isolation = new DmaIsolation({ nested: true });
+class EmulationDriver extends DmaIsolation implements HypIommuDriver {
   readonly #emulated: EmulatedSmmu[] = [];
   readonly #cpu: HypCpu;
-  #core: HypCore | undefined = undefined;
 
   constructor(cpu: HypCpu) {
+    super({ nested: true });
     this.#cpu = cpu;
   }
 
-  init(core: HypCore): number {
-    this.#core = core;
-    return this.#isolation.init(core);
-  }
-
-  handoff(handoff: IommuHandoff): number {
-    const id = this.#isolation.handoff(handoff);
-    const smmu = this.#isolation.smmus[id];
-    const map = this.#isolation.idmap;
-    if (smmu === undefined || map === undefined || this.#core === undefined) return id;
-    this.#emulated.push(new EmulatedSmmu(this.#core, smmu, map));
+  override handoff(handoff: IommuHandoff): number {
+    const id = super.handoff(handoff);
+    const { core, idmap } = this;
+    const smmu = this.smmus[id];
+    if (core !== undefined && idmap !== undefined && smmu !== undefined) {
+      this.#emulated.push(new EmulatedSmmu(core, smmu, idmap));
+    }
     return id;
-  }
-
-  hostStage2Idmap(start: number, end: number, prot: number): number {
-    return this.#isolation.hostStage2Idmap(start, end, prot);
-  }
-
-  finalize(): number {
-    return this.#isolation.finalize();
   }
 
   setState(): number {

@@ -1,7 +1,6 @@
 import { makeS2Ste, queueBase } from "@smmuv3/arm-smmu-v3-common";
 import { EVENT_QUEUE_OP, IOMMU_NO_PASID, IOMMU_STATE } from "@smmuv3/pkvm-abi";
-import type { IommuHandoff } from "@smmuv3/pkvm-abi";
-import type { HypCore, HypIommuDriver } from "@smmuv3/pkvm-hyp";
+import type { HypIommuDriver } from "@smmuv3/pkvm-hyp";
 import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import type { AbortAction, HypCpu } from "@smmuv3/platform";
 import { EVENT_BYTES, maskOf, OFFSET, REG, STE_WORDS } from "@smmuv3/smmu-v3-defs";
@@ -19,46 +18,28 @@ const EVENTQEN: number = maskOf(REG.CR0.EVENTQEN);
  * The driver of the hypercall designs. A stream is blocked or sees what the host owns, one to one; events go to memory of the
  * host, which drives the queue by hypercall. Accesses of the host to the registers abort.
  */
-class IdentityDriver implements HypIommuDriver {
-  readonly #isolation = new DmaIsolation({ nested: false });
+class IdentityDriver extends DmaIsolation implements HypIommuDriver {
   readonly #cpu: HypCpu;
   readonly #ste: Int32Array = new Int32Array(STE_WORDS);
-  #core: HypCore | undefined = undefined;
 
   constructor(cpu: HypCpu) {
+    super({ nested: false });
     this.#cpu = cpu;
   }
 
-  init(core: HypCore): number {
-    this.#core = core;
-    return this.#isolation.init(core);
-  }
-
-  handoff(handoff: IommuHandoff): number {
-    return this.#isolation.handoff(handoff);
-  }
-
-  hostStage2Idmap(start: number, end: number, prot: number): number {
-    return this.#isolation.hostStage2Idmap(start, end, prot);
-  }
-
-  finalize(): number {
-    return this.#isolation.finalize();
-  }
-
   setState(iommu: number, sid: number, pasid: number, state: number): number {
-    const smmu = this.#isolation.smmus[iommu];
-    const map = this.#isolation.idmap;
-    if (smmu === undefined || map === undefined) return -ERRNO.ENODEV;
+    const { idmap } = this;
+    const smmu = this.smmus[iommu];
+    if (smmu === undefined || idmap === undefined) return -ERRNO.ENODEV;
     if (!smmu.hasSid(sid) || pasid !== IOMMU_NO_PASID) return -ERRNO.EINVAL;
     if (state === IOMMU_STATE.blocking) return smmu.blockSid(sid);
     if (state !== IOMMU_STATE.identity) return -ERRNO.EINVAL;
-    makeS2Ste(this.#ste, map.stage2(smmu), { attrTypesOvr: smmu.features.attrTypesOvr });
+    makeS2Ste(this.#ste, idmap.stage2(smmu), { attrTypesOvr: smmu.features.attrTypesOvr });
     return smmu.writeSte(sid, this.#ste);
   }
 
   eventQueue(iommu: number, op: number, value: number): number {
-    const smmu = this.#isolation.smmus[iommu];
+    const smmu = this.smmus[iommu];
     if (smmu === undefined) return -ERRNO.ENODEV;
     if (op === EVENT_QUEUE_OP.attach) return this.#attachEvents(smmu, value);
     if (op === EVENT_QUEUE_OP.consume) return this.#consumeEvents(smmu, value);
@@ -70,7 +51,7 @@ class IdentityDriver implements HypIommuDriver {
   }
 
   #attachEvents(smmu: HypSmmu, value: number): number {
-    const core = this.#core;
+    const { core } = this;
     const log2 = value % (LOG2_MASK + 1);
     const pa = value - log2;
     const bytes = EVENT_BYTES * 2 ** log2;

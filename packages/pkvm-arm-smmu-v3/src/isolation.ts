@@ -10,7 +10,7 @@ import type { HypSmmu } from "./smmu.ts";
 import { claimSmmu, smmuNodes } from "./takeover.ts";
 import type { SmmuNeeds } from "./takeover.ts";
 
-/** Take-over and DMA isolation: what both designs share. */
+/** Take-over and DMA isolation: the driver of every design, up to what the host may ask of it. */
 export class DmaIsolation {
   readonly smmus: HypSmmu[] = [];
   readonly #needs: SmmuNeeds;
@@ -19,6 +19,11 @@ export class DmaIsolation {
 
   constructor(needs: SmmuNeeds) {
     this.#needs = needs;
+  }
+
+  /** EL2's core, from {@link init} on. */
+  get core(): HypCore | undefined {
+    return this.#core;
   }
 
   /** The map; there is one as soon as there is an SMMU. */

@@ -4,6 +4,8 @@ import { startHyp } from "@smmuv3/pkvm-hyp";
 import type { HypCore, HypIommuDriver } from "@smmuv3/pkvm-hyp";
 import { ABORT, Counters, Memory, PAGE_SIZE } from "@smmuv3/platform";
 import type { AbortAction, Firmware, FirmwareNode, HostCpu, HypCpu, HypVectors, RegisterWindow } from "@smmuv3/platform";
+import { getAddress, getField, STE, STE_CONFIG, STE_WORDS } from "@smmuv3/smmu-v3-defs";
+import { expect } from "vitest";
 import { FakeSmmu, IDS } from "./fake-smmu.ts";
 
 export const RAM_BASE = 0x4000_0000;
@@ -109,6 +111,37 @@ export class FakeCpu implements HypCpu {
     const action = this.vectors?.dataAbort(frame);
     return { action, lo: frame[ABORT.valueLo]!, hi: frame[ABORT.valueHi]! };
   }
+}
+
+/** The STE of `sid` that the hardware sees; undefined without a second-level table. */
+export function hardwareSte({ memory }: FakeCpu, sid: number): Int32Array | undefined {
+  const lo = memory.load32(STRTAB + (sid >> 8) * 8);
+  if (lo === 0) return undefined;
+  const ste = new Int32Array(STE_WORDS);
+  memory.read((lo & ~63) + (sid & 255) * 64, ste);
+  return ste;
+}
+
+/** True when the stream's DMA is blocked, or translated through EL2's `roots` and nothing else of the host's than stage 1. */
+export function isolated(ste: Int32Array, roots: readonly number[]): boolean {
+  if (getField(ste, 0, STE.V) === 0) return true;
+  const config = getField(ste, 0, STE.Config);
+  if (config === STE_CONFIG.abort) return true;
+  const zero = getField(ste, 0, STE.EATS) | getField(ste, 0, STE.STRW) | getField(ste, 0, STE.CONT);
+  return (
+    (config === STE_CONFIG.s2 || config === STE_CONFIG.nested) &&
+    zero === 0 &&
+    ste.subarray(8).every((word) => word === 0) &&
+    roots.every((word, i) => ste[4 + i] === word)
+  );
+}
+
+/** The second-stage words of an STE, which must be a table of EL2's with the host's VMID. */
+export function rootsOf(ste: Int32Array): number[] {
+  const root = getAddress(ste, 0, STE.S2TTB);
+  expect(root >= POOL_BASE && root < RAM_BASE + RAM_SIZE).toBe(true);
+  expect(getField(ste, 0, STE.S2VMID)).toBe(0);
+  return [...ste.subarray(4, 8)];
 }
 
 export interface Running {

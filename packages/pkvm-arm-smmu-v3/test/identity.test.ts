@@ -144,29 +144,3 @@ test("accesses of the host to the registers abort", () => {
     expect(cpu.access(offset, 4, true).action).toBe(2);
   }
 });
-
-/** xorshift32. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return state >>> 0;
-  };
-}
-
-test.each([1, 2, 3])("no hypercall about the SMMU stops EL2 (seed %i)", (seed) => {
-  const { cpu, smmu } = run(identityDriver);
-  const next = random(seed * 0x9e37_79b9);
-  const values = [0, 1, 2, 3, 9, 0xff, 0x100, 0xffff, 0x1_0000, QUEUE + LOG2, QUEUE, POOL_BASE + 3, 2 ** 32, 2 ** 53 - 1];
-  const pick = (): number => (next() % 4 === 0 ? next() : values[next() % values.length]!);
-  let succeeded = 0;
-  share(cpu);
-  for (let i = 0; i < 2000; i++) {
-    const call = next() % 2 === 0 ? "__pkvm_iommu_set_state" : "__pkvm_iommu_event_queue";
-    if (cpu.call(call, next() % 2, pick(), pick(), next() % 3) >= 0) succeeded++;
-  }
-  expect(succeeded).toBeGreaterThan(10);
-  expect(smmu.get("CR0") & 9).toBe(9);
-});

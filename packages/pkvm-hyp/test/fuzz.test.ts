@@ -1,21 +1,11 @@
-import { functionId, HYPERCALLS, setFrame, SMCCC_SUCCESS } from "@smmuv3/pkvm-abi";
+import { frameResult, functionId, HYPERCALLS, setFrame, SMCCC_SUCCESS } from "@smmuv3/pkvm-abi";
 import type { HypercallName } from "@smmuv3/pkvm-abi";
 import { FRAME_WORDS, PAGE_SIZE } from "@smmuv3/platform";
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { OWNER } from "../src/index.ts";
 import { RAM_BASE, RAM_SIZE } from "./fake-cpu.ts";
 import { boot, page, pfn, POOL_BASE, POOL_PAGES } from "./host.ts";
-
-/** xorshift32. */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return state >>> 0;
-  };
-}
 
 const NAMES = Object.keys(HYPERCALLS) as HypercallName[];
 /** Values that get past the first check, and values that should not. */
@@ -24,28 +14,45 @@ const INTERESTING = [
   RAM_BASE + RAM_SIZE - PAGE_SIZE, POOL_BASE, 0x0905_0000, 0xffff_ffff, 2 ** 40, 2 ** 52, 2 ** 53 - 1,
 ];
 
-test.each([1, 2, 3, 4])("no hypercall of a hostile host stops EL2 (seed %i)", (seed) => {
-  const { cpu, core, driver } = boot();
-  const next = random(seed * 0x9e37_79b9);
-  const frame = new Int32Array(FRAME_WORDS);
+const interesting = fc.constantFrom(...INTERESTING);
+/** A hypercall with these arguments, or where there is none with whatever `noise` has in those registers. */
+const hypercall = fc.record({
+  name: fc.constantFrom(...NAMES),
+  args: fc.array(fc.option(interesting, { freq: 7 }), { minLength: 4, maxLength: 4 }),
+  noise: fc.int32Array({ minLength: FRAME_WORDS, maxLength: FRAME_WORDS }),
+});
+const fault = fc.record({ ipa: interesting, write: fc.boolean() });
+
+test("no hypercall and no abort of a hostile host stops EL2", () => {
   let succeeded = 0;
-  for (let i = 0; i < 4000; i++) {
-    const name = NAMES[next() % NAMES.length]!;
-    for (let word = 0; word < FRAME_WORDS; word++) frame[word] = next() | 0;
-    frame[0] = functionId(name);
-    for (let arg = 1; arg <= 4; arg++) {
-      if (next() % 8 !== 0) setFrame(frame, arg, INTERESTING[next() % INTERESTING.length]!);
-    }
-    cpu.vectors!.hvc(frame);
-    expect(frame[0]).toBe(SMCCC_SUCCESS);
-    if (frame[3]! >= 0) succeeded++;
-    cpu.abort(INTERESTING[next() % INTERESTING.length]!, next() % 2 === 0);
-  }
-  expect(succeeded).toBeGreaterThan(100);
-  // Whatever happened, DMA follows ownership, and EL2's memory is EL2's.
-  for (let at = 0; at < RAM_SIZE / PAGE_SIZE; at++) {
-    expect(driver.dma.has(RAM_BASE + at * PAGE_SIZE)).toBe(core.states.owner(at) === OWNER.host);
-  }
-  const pool = cpu.memory.pageIndex(POOL_BASE);
-  for (let at = pool; at < pool + POOL_PAGES; at++) expect(core.states.owner(at)).toBe(OWNER.hyp);
+  fc.assert(
+    fc.property(fc.array(fc.oneof(hypercall, hypercall, fault), { maxLength: 300, size: "max" }), (steps) => {
+      const { cpu, core, driver } = boot();
+      for (const step of steps) {
+        if ("ipa" in step) {
+          cpu.abort(step.ipa, step.write);
+          continue;
+        }
+        const frame = step.noise.slice();
+        setFrame(frame, 0, functionId(step.name));
+        step.args.forEach((value, at) => {
+          if (value !== null) setFrame(frame, at + 1, value);
+        });
+        cpu.vectors!.hvc(frame);
+        expect(frame[0]).toBe(SMCCC_SUCCESS);
+        const result = frameResult(frame);
+        expect(result).toBeGreaterThan(-4096);
+        if (result >= 0) succeeded++;
+      }
+      // Whatever happened, DMA follows ownership, and EL2's memory is EL2's.
+      const wrong = Array.from({ length: RAM_SIZE / PAGE_SIZE }, (_, at) => at).filter(
+        (at) => driver.dma.has(RAM_BASE + at * PAGE_SIZE) !== (core.states.owner(at) === OWNER.host),
+      );
+      expect(wrong).toEqual([]);
+      const pool = cpu.memory.pageIndex(POOL_BASE);
+      for (let at = pool; at < pool + POOL_PAGES; at++) expect(core.states.owner(at)).toBe(OWNER.hyp);
+    }),
+    { seed: 12345, numRuns: 100 },
+  );
+  expect(succeeded).toBeGreaterThan(500);
 });

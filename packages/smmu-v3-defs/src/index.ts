@@ -55,8 +55,12 @@ export type { AddressField, AnyField, Field, Fields, FieldSpec, FieldSpecs } fro
 export { printCommand, printEvent, printField, printFields, reservedCommandBits } from "./print.ts";
 export { HTTU, REGISTER_FIELDS, STALL_MODEL, STRTAB_FMT, TTENDIAN, TTF } from "./register-fields.ts";
 export type { RegisterFieldSpecs } from "./register-fields.ts";
+export { ECMDQ_CONTROL_PAGE, ID_REGS, PAGE_BYTES, PAGE_FIELDS, PAGE_REGISTERS, pageRegisterMask } from "./page-registers.ts";
+export type { PageRegisterName } from "./page-registers.ts";
 export { OFFSET, PAGE1, REG, REGISTERS, REGISTER_AT, REGISTER_SPACE, registerMask } from "./registers.ts";
 export type { AccessKind, Feature, Guard, RegisterDef, RegisterFields, RegisterName } from "./registers.ts";
+export { S_OFFSET, S_REG, SECURE_REGISTERS, secureRegisterMask } from "./secure-registers.ts";
+export type { SecureRegisterName } from "./secure-registers.ts";
 export {
   CACHEABILITY,
   L1STD,

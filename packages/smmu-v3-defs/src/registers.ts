@@ -23,11 +23,38 @@ export type Guard =
   | "irq-gerror"
   | "irq-eventq"
   | "irq-priq"
-  /** GATOS_CTRL.RUN is 0. */
-  | "gatos-idle";
+  /** DPT_WALK_EN and its acknowledge are 0 (6.3.46). */
+  | "dpt-walk-en"
+  /** RUN of GATOS_CTRL, S_GATOS_CTRL, VATOS_CTRL is 0. */
+  | "gatos-idle"
+  | "s-gatos-idle"
+  | "vatos-idle"
+  /** The same of the Secure CR0 and IRQ_CTRL. */
+  | "s-smmuen"
+  | "s-cmdqen"
+  | "s-eventqen"
+  | "s-irq-gerror"
+  | "s-irq-eventq"
+  /** EN of the ECMDQ and its ENACK are 0 (3.5.6.2). */
+  | "ecmdq-en";
 
-/** Feature without which a register is RES0. */
-export type Feature = "msi" | "pri" | "atos" | "vatos" | "mpam" | "s1p-s2p" | "ecmdq" | "dpt";
+/** Feature without which a register is RES0. `secure*` are of S_IDR0 and S_IDR1, together with the other feature of the name. */
+export type Feature =
+  | "msi"
+  | "pri"
+  | "atos"
+  | "vatos"
+  | "mpam"
+  | "s2pi"
+  | "ecmdq"
+  | "dpt"
+  | "secure"
+  | "secureMsi"
+  | "secureAtos"
+  | "secureVatos"
+  | "secureMpam"
+  | "secureS2pi"
+  | "secureEcmdq";
 
 export interface RegisterDef {
   readonly offset: number;
@@ -35,8 +62,10 @@ export interface RegisterDef {
   readonly access: AccessKind;
   readonly guard?: Guard;
   readonly feature?: Feature;
-  /** Value after reset where the architecture gives one; elsewhere it is UNKNOWN or IMPLEMENTATION DEFINED. */
-  readonly reset?: number;
+  /** Value after reset where the architecture gives one, or leaves it IMPLEMENTATION DEFINED ("impdef"); else it is UNKNOWN. */
+  readonly reset?: number | "impdef";
+  /** Bits that are 0 after reset where the others are UNKNOWN. */
+  readonly resetClear?: number;
   readonly section: string;
 }
 
@@ -47,7 +76,7 @@ export const REGISTER_SPACE = 0x20000;
 
 /**
  * Every Non-secure register of page 0 and page 1, IHI 0070 6.2.1 and 6.2.2, by offset. Page 1 registers have their full offset.
- * Not here: ID_REGS (0xfd0), CMDQ_CONTROL_PAGE_*<n> (0x4000 + 32n), the VATOS page.
+ * Not here: ID_REGS, Secure registers, optional pages; see SECURE_REGISTERS, PAGE_REGISTERS.
  */
 export const REGISTERS = {
   IDR0: { offset: 0x0, bits: 32, access: "id", section: "6.3.1" },
@@ -62,11 +91,10 @@ export const REGISTERS = {
   CR0ACK: { offset: 0x24, bits: 32, access: "ro", reset: 0, section: "6.3.10" },
   CR1: { offset: 0x28, bits: 32, access: "rw", section: "6.3.11" },
   CR2: { offset: 0x2c, bits: 32, access: "rw", guard: "smmuen", section: "6.3.12" },
-  /** RW where IDR3.S2PI is 1; RES0 in an SMMU without stage-2 permission indirection, which is what these definitions are used for. */
-  S2PII: { offset: 0x30, bits: 64, access: "ro", section: "6.3.17" },
+  S2PII: { offset: 0x30, bits: 64, access: "rw", feature: "s2pi", section: "6.3.17" },
   STATUSR: { offset: 0x40, bits: 32, access: "ro", reset: 0, section: "6.3.13" },
-  GBPA: { offset: 0x44, bits: 32, access: "update", section: "6.3.14" },
-  AGBPA: { offset: 0x48, bits: 32, access: "rw", section: "6.3.15" },
+  GBPA: { offset: 0x44, bits: 32, access: "update", reset: "impdef", section: "6.3.14" },
+  AGBPA: { offset: 0x48, bits: 32, access: "rw", reset: "impdef", section: "6.3.15" },
   IRQ_CTRL: { offset: 0x50, bits: 32, access: "rw", reset: 0, section: "6.3.16" },
   IRQ_CTRLACK: { offset: 0x54, bits: 32, access: "ro", reset: 0, section: "6.3.18" },
   GERROR: { offset: 0x60, bits: 32, access: "ro", reset: 0, section: "6.3.19" },
@@ -94,17 +122,15 @@ export const REGISTERS = {
   MPAMIDR: { offset: 0x130, bits: 32, access: "id", feature: "mpam", section: "6.3.41" },
   GMPAM: { offset: 0x138, bits: 32, access: "update", feature: "mpam", reset: 0, section: "6.3.42" },
   GBPMPAM: { offset: 0x13c, bits: 32, access: "update", feature: "mpam", reset: 0, section: "6.3.43" },
-  /** Guarded by VATOS_CTRL.RUN, of the VATOS page. */
-  VATOS_SEL: { offset: 0x180, bits: 32, access: "rw", feature: "vatos", section: "6.3.44" },
+  VATOS_SEL: { offset: 0x180, bits: 32, access: "rw", guard: "vatos-idle", feature: "vatos", section: "6.3.44" },
   IDR6: { offset: 0x190, bits: 32, access: "id", feature: "ecmdq", section: "6.3.45" },
-  /** DPT_BASE and DPT_BASE_CFG are guarded by CR0.DPT_WALK_EN and its acknowledge. */
-  DPT_BASE: { offset: 0x200, bits: 64, access: "rw", feature: "dpt", section: "6.3.46" },
-  DPT_BASE_CFG: { offset: 0x208, bits: 32, access: "rw", feature: "dpt", section: "6.3.47" },
+  DPT_BASE: { offset: 0x200, bits: 64, access: "rw", guard: "dpt-walk-en", feature: "dpt", section: "6.3.46" },
+  DPT_BASE_CFG: { offset: 0x208, bits: 32, access: "rw", guard: "dpt-walk-en", feature: "dpt", section: "6.3.47" },
   /** A write that clears FAULT clears the whole register; any other is ignored. */
   DPT_CFG_FAR: { offset: 0x210, bits: 64, access: "rw", feature: "dpt", reset: 0, section: "6.3.48" },
   EVENTQ_PROD: { offset: 0x100a8, bits: 32, access: "rw", guard: "eventqen", section: "6.3.95" },
   EVENTQ_CONS: { offset: 0x100ac, bits: 32, access: "rw", section: "6.3.96" },
-  PRIQ_PROD: { offset: 0x100c8, bits: 32, access: "rw", guard: "priqen", feature: "pri", section: "6.3.97" },
+  PRIQ_PROD: { offset: 0x100c8, bits: 32, access: "rw", guard: "priqen", feature: "pri", resetClear: -0x8000_0000, section: "6.3.97" },
   PRIQ_CONS: { offset: 0x100cc, bits: 32, access: "rw", feature: "pri", section: "6.3.98" },
 } as const satisfies Record<string, RegisterDef>;
 

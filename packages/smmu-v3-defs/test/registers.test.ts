@@ -94,6 +94,9 @@ describe("register map", () => {
     expect(by("guard", "eventqen")).toEqual(["EVENTQ_BASE", "EVENTQ_PROD"]);
     expect(by("guard", "priqen")).toEqual(["PRIQ_BASE", "PRIQ_PROD"]);
     expect(by("guard", "gatos-idle")).toEqual(["GATOS_CTRL", "GATOS_SID", "GATOS_ADDR"]);
+    expect(by("guard", "dpt-walk-en")).toEqual(["DPT_BASE", "DPT_BASE_CFG"]);
+    expect(by("guard", "vatos-idle")).toEqual(["VATOS_SEL"]);
+    expect(by("feature", "s2pi")).toEqual(["S2PII"]);
     expect(by("feature", "mpam")).toEqual(["MPAMIDR", "GMPAM", "GBPMPAM"]);
     expect(by("feature", "ecmdq")).toEqual(["IDR6"]);
     expect(by("feature", "dpt")).toEqual(["DPT_BASE", "DPT_BASE_CFG", "DPT_CFG_FAR"]);

@@ -1,191 +1,219 @@
-import { maskOf, OFFSET, REG, REGISTER_SPACE, REGISTERS, registerMask } from "@smmuv3/smmu-v3-defs";
-import type { Feature, Guard, RegisterDef, RegisterName } from "@smmuv3/smmu-v3-defs";
+import { maskOf, OFFSET, REG, S_OFFSET } from "@smmuv3/smmu-v3-defs";
 import type { RegisterWindow } from "@smmuv3/platform";
-import type { Features } from "./presets.ts";
+import type { SmmuPolicy } from "./policy.ts";
 import type { RegisterFile } from "./registers.ts";
+import type { RegisterTable } from "./register-table.ts";
 
-const NAMES = Object.keys(REGISTERS) as RegisterName[];
-
-/** A register and its acknowledgement, both of which must have `bits` clear for a guarded write to be taken. */
-interface GuardDef {
-  readonly control: number;
-  readonly acknowledge: number;
-  readonly bits: number;
-}
-
-function cr0(bits: number): GuardDef {
-  return { control: OFFSET.CR0, acknowledge: OFFSET.CR0ACK, bits };
-}
-
-function irqCtrl(bits: number): GuardDef {
-  return { control: OFFSET.IRQ_CTRL, acknowledge: OFFSET.IRQ_CTRLACK, bits };
-}
-
-const GUARDS: Readonly<Record<Guard, GuardDef>> = {
-  smmuen: cr0(maskOf(REG.CR0.SMMUEN)),
-  cmdqen: cr0(maskOf(REG.CR0.CMDQEN)),
-  eventqen: cr0(maskOf(REG.CR0.EVENTQEN)),
-  priqen: cr0(maskOf(REG.CR0.PRIQEN)),
-  "irq-gerror": irqCtrl(maskOf(REG.IRQ_CTRL.GERROR_IRQEN)),
-  "irq-eventq": irqCtrl(maskOf(REG.IRQ_CTRL.EVENTQ_IRQEN)),
-  "irq-priq": irqCtrl(maskOf(REG.IRQ_CTRL.PRIQ_IRQEN)),
-  "gatos-idle": {
-    control: OFFSET.GATOS_CTRL,
-    acknowledge: OFFSET.GATOS_CTRL,
-    bits: maskOf(REG.GATOS_CTRL.RUN),
-  },
-};
-
-const { CR1 } = REG;
+const { CR0, CR1 } = REG;
 /** CR1 is guarded by field (6.3.11): the queue attributes by every queue enable, the table attributes by SMMUEN. */
 const CR1_QUEUE = maskOf(CR1.QUEUE_IC) | maskOf(CR1.QUEUE_OC) | maskOf(CR1.QUEUE_SH);
 const CR1_TABLE = maskOf(CR1.TABLE_IC) | maskOf(CR1.TABLE_OC) | maskOf(CR1.TABLE_SH);
-const QUEUE_ENABLES = maskOf(REG.CR0.CMDQEN) | maskOf(REG.CR0.EVENTQEN) | maskOf(REG.CR0.PRIQEN);
+const QUEUE_ENABLES = maskOf(CR0.CMDQEN) | maskOf(CR0.EVENTQEN) | maskOf(CR0.PRIQEN);
+const SMMUEN = maskOf(CR0.SMMUEN);
 const UPDATE = maskOf(REG.GBPA.UPDATE);
+const RUN = maskOf(REG.GATOS_CTRL.RUN);
+const FAULT = maskOf(REG.DPT_CFG_FAR.FAULT);
+/** ECMDQ_PROD.EN and ECMDQ_CONS.ENACK are in the same place. */
+const ECMDQ_EN = -0x8000_0000;
 
-function present(feature: Feature | undefined, features: Features): boolean {
-  switch (feature) {
-    case undefined:
-      return true;
-    case "msi":
-    case "pri":
-    case "atos":
-    case "vatos":
-    case "mpam":
-    case "ecmdq":
-    case "dpt":
-      return features[feature];
-    case "s1p-s2p":
-      return features.s1p && features.s2p;
+/** The bus error of an illegal register access, where the policy asks for one. */
+export class RegisterAbort extends Error {
+  readonly offset: number;
+  readonly write: boolean;
+
+  constructor(offset: number, bytes: number, write: boolean) {
+    super(`register abort: ${write ? "write" : "read"} of ${bytes} bytes at 0x${offset.toString(16)}`);
+    this.name = "RegisterAbort";
+    this.offset = offset;
+    this.write = write;
   }
-}
-
-/** Bits that this implementation does not have, as masks of the low word. They are RES0 and do not echo into an ACK. */
-function unimplemented(features: Features): ReadonlyMap<RegisterName, number> {
-  const without = (...rules: readonly (readonly [present: boolean, bits: number])[]): number =>
-    rules.reduce((mask, [has, bits]) => (has ? mask : mask | bits), 0);
-  const { CR0, CR2, IRQ_CTRL, STRTAB_BASE_CFG } = REG;
-  const cr0Bits = without(
-    [features.pri, maskOf(CR0.PRIQEN)],
-    [features.ats, maskOf(CR0.ATSCHK)],
-    [features.vmw, maskOf(CR0.VMW)],
-    [features.dpt, maskOf(CR0.DPT_WALK_EN)],
-  );
-  return new Map<RegisterName, number>([
-    ["CR0", cr0Bits],
-    ["CR2", without([features.hyp, maskOf(CR2.E2H)], [features.atsRecErr, maskOf(CR2.REC_CFG_ATS)])],
-    ["IRQ_CTRL", without([features.pri, maskOf(IRQ_CTRL.PRIQ_IRQEN)])],
-    ["STRTAB_BASE_CFG", without([features.twoLevelStreams, maskOf(STRTAB_BASE_CFG.FMT) | maskOf(STRTAB_BASE_CFG.SPLIT)])],
-    ["GERRORN", without([features.pri, maskOf(REG.GERRORN.PRIQ_ABT_ERR) | maskOf(REG.GERRORN.MSI_PRIQ_ABT_ERR)])],
-  ]);
 }
 
 /** What happens after a register was written; `offset` is that of the register, not of its half. */
 export type WriteHook = (offset: number) => void;
 
-/**
- * Software's view of the registers: which bits of which words are taken, when. An access that is misaligned or does not fit
- * its register reads zero and is ignored (one of the permitted behaviours of 6.2).
- */
+/** Software's view of the registers from one Security state: which bits of which words are taken, when. */
 export class RegisterBlock implements RegisterWindow {
   /** High word of the last {@link read64}. */
   hi = 0;
 
   readonly #file: RegisterFile;
+  readonly #table: RegisterTable;
+  readonly #policy: SmmuPolicy;
+  readonly #secure: boolean;
   readonly #written: WriteHook;
-  /** Writable bits of each word, and the index of its guard in {@link GUARDS} plus one. */
-  readonly #mask = new Int32Array(REGISTER_SPACE / 4);
-  readonly #guard = new Uint8Array(REGISTER_SPACE / 4);
-  /** Offset of the register of which a word is a part; 0 where there is none that can be written. */
-  readonly #owner = new Int32Array(REGISTER_SPACE / 4);
-  readonly #wide = new Uint8Array(REGISTER_SPACE / 4);
-  readonly #guards: readonly GuardDef[] = Object.values(GUARDS);
+  /** VATOS_CTRL, or -1. */
+  readonly #vatosCtrl: number;
 
-  constructor(file: RegisterFile, features: Features, written: WriteHook) {
+  constructor(
+    file: RegisterFile,
+    table: RegisterTable,
+    policy: SmmuPolicy,
+    secure: boolean,
+    vatosCtrl: number,
+    written: WriteHook,
+  ) {
     this.#file = file;
+    this.#table = table;
+    this.#policy = policy;
+    this.#secure = secure;
+    this.#vatosCtrl = vatosCtrl;
     this.#written = written;
-    const absent = unimplemented(features);
-    for (const name of NAMES) {
-      const def: RegisterDef = REGISTERS[name];
-      const word = def.offset >> 2;
-      if (def.bits === 64) this.#wide[word] = 1;
-      if (def.access === "id" || def.access === "ro" || !present(def.feature, features)) continue;
-      const [lo, hi] = registerMask(name);
-      const guard = def.guard === undefined ? 0 : Object.keys(GUARDS).indexOf(def.guard) + 1;
-      for (let half = 0; half < def.bits / 32; half++) {
-        this.#mask[word + half] = half === 0 ? lo & ~(absent.get(name) ?? 0) : hi;
-        this.#guard[word + half] = guard;
-        this.#owner[word + half] = def.offset;
-      }
-    }
   }
 
   read32(offset: number): number {
-    return this.#inside(offset, 4) ? this.#file.words[offset >> 2]! : 0;
+    if (offset % 4 !== 0) return this.#illegal(offset, 4, false) ? this.#load(offset >> 2) : 0;
+    return this.#load(offset >> 2);
   }
 
   read64(offset: number): number {
-    if (!this.#inside(offset, 8) || this.#wide[offset >> 2] === 0) {
+    const word = offset >> 2;
+    if ((offset % 8 !== 0 || this.#table.wide[this.#at(word)] !== 1) && !this.#illegal(offset, 8, false)) {
       this.hi = 0;
       return 0;
     }
-    this.hi = this.#file.high(offset);
-    return this.#file.get(offset);
+    this.hi = this.#load(word + 1);
+    return this.#load(word);
   }
 
   write32(offset: number, value: number): void {
-    if (!this.#inside(offset, 4)) return;
-    if (this.#store(offset >> 2, value)) this.#written(this.#owner[offset >> 2]!);
+    const word = offset >> 2;
+    if (offset % 4 !== 0) {
+      if (!this.#illegal(offset, 4, true)) return;
+      // Both words that the access spans take some value (6.2): the whole of what was written.
+      this.#storeNotify(word + 1, value);
+    }
+    this.#storeNotify(word, value);
   }
 
   write64(offset: number, lo: number, hi: number): void {
-    if (!this.#inside(offset, 8) || this.#wide[offset >> 2] === 0) return;
     const word = offset >> 2;
-    const low = this.#store(word, lo);
-    const high = this.#store(word + 1, hi);
-    if (low || high) this.#written(offset);
+    const table = this.#table;
+    const at = this.#at(word);
+    if (offset % 8 !== 0 || table.wide[at] !== 1) {
+      if (!this.#illegal(offset, 8, true)) return;
+      this.#storeNotify(word, lo);
+      this.#storeNotify(word + 1, hi);
+      return;
+    }
+    const low = this.#store(at, lo);
+    const high = this.#store(this.#at(word + 1), hi);
+    if (low || high) this.#written(table.owner[at]!);
   }
 
-  #inside(offset: number, bytes: number): boolean {
-    return offset >= 0 && offset < REGISTER_SPACE && offset % bytes === 0;
+  /** Word that an access of `word` reaches, -1 for none. */
+  #at(word: number): number {
+    const table = this.#table;
+    if (word < 0 || word >= table.alias.length) return -1;
+    const at = table.alias[word]!;
+    return !this.#secure && table.secure[at] === 1 ? -1 : at;
+  }
+
+  #load(word: number): number {
+    const at = this.#at(word);
+    return at < 0 ? 0 : this.#file.words[at]!;
+  }
+
+  /** An access of a size or alignment that is not supported: true where it goes to the words that it spans (6.2). */
+  #illegal(offset: number, bytes: number, write: boolean): boolean {
+    if (this.#policy.registerAccess === "abort") throw new RegisterAbort(offset, bytes, write);
+    return this.#policy.registerAccess === "spread";
+  }
+
+  #storeNotify(word: number, value: number): void {
+    const at = this.#at(word);
+    if (this.#store(at, value)) this.#written(this.#table.owner[at]!);
   }
 
   /** Writes the bits that may be written. Returns false for a write that is ignored as a whole. */
-  #store(word: number, value: number): boolean {
+  #store(at: number, value: number): boolean {
+    if (at < 0) return false;
     const file = this.#file;
-    const old = file.words[word]!;
-    const mask = this.#mask[word]! & this.#open(word, old, value);
+    const old = file.words[at]!;
+    if (this.#table.owner[at] === OFFSET.DPT_CFG_FAR) return this.#clearFault(at, old, value);
+    const writable = this.#table.writable[at]!;
+    if (writable === 0) return false;
+    const mask = writable & this.#open(at, old, value);
     if (mask === 0) return false;
-    file.words[word] = (old & ~mask) | (value & mask);
+    file.words[at] = (old & ~mask) | (value & mask);
     return true;
   }
 
-  /** Bits of `word` that the present state allows to be written. */
-  #open(word: number, old: number, value: number): number {
-    const file = this.#file;
-    const guard = this.#guard[word]!;
+  /** DPT_CFG_FAR: a write that clears FAULT clears all of it; any other is ignored (6.3.48). */
+  #clearFault(at: number, old: number, value: number): boolean {
+    if (at << 2 !== OFFSET.DPT_CFG_FAR || (old & ~value & FAULT) === 0) return false;
+    this.#file.set(OFFSET.DPT_CFG_FAR, 0);
+    this.#file.set(OFFSET.DPT_CFG_FAR + 4, 0);
+    return true;
+  }
+
+  /** Bits of the word that the present state allows to be written. */
+  #open(at: number, old: number, value: number): number {
+    const guard = this.#table.guard[at]!;
+    const offset = at << 2;
     if (guard !== 0) {
-      const { control, acknowledge, bits } = this.#guards[guard - 1]!;
-      return ((file.get(control) | file.get(acknowledge)) & bits) === 0 ? -1 : 0;
+      const { control, acknowledge, bits } = this.#table.guards[guard]!;
+      const file = this.#file;
+      const closed = ((file.get(control) | file.get(acknowledge)) & bits) !== 0;
+      if (closed && this.#policy.guardedWrite === "ignore") return 0;
+      return this.#runs(offset, value) ? -1 : 0;
     }
-    switch (word << 2) {
+    switch (offset) {
       case OFFSET.CR0:
-        // A second change before the acknowledgement of the first is ignored (6.3.9, v3.2).
-        return old === file.get(OFFSET.CR0ACK) ? -1 : 0;
+        return this.#change(old, OFFSET.CR0ACK);
       case OFFSET.IRQ_CTRL:
-        return old === file.get(OFFSET.IRQ_CTRLACK) ? -1 : 0;
-      case OFFSET.CR1: {
-        const enabled = file.get(OFFSET.CR0) | file.get(OFFSET.CR0ACK);
-        const queues = (enabled & QUEUE_ENABLES) === 0 ? CR1_QUEUE : 0;
-        return (enabled & maskOf(REG.CR0.SMMUEN)) === 0 ? queues | CR1_TABLE : queues;
-      }
+        return this.#change(old, OFFSET.IRQ_CTRLACK);
+      case S_OFFSET.S_CR0:
+        return this.#change(old, S_OFFSET.S_CR0ACK);
+      case S_OFFSET.S_IRQ_CTRL:
+        return this.#change(old, S_OFFSET.S_IRQ_CTRLACK);
+      case OFFSET.CR1:
+        return this.#attributes(OFFSET.CR0, OFFSET.CR0ACK);
+      case S_OFFSET.S_CR1:
+        return this.#attributes(S_OFFSET.S_CR0, S_OFFSET.S_CR0ACK);
       case OFFSET.GBPA:
       case OFFSET.GMPAM:
       case OFFSET.GBPMPAM:
-        // Taken only with UPDATE set, and not while an earlier update is under way (6.3.15).
-        return (value & UPDATE) !== 0 && (old & UPDATE) === 0 ? -1 : 0;
+      case S_OFFSET.S_GBPA:
+      case S_OFFSET.S_GMPAM:
+      case S_OFFSET.S_GBPMPAM:
+        // Not while an earlier update is under way, and not without UPDATE unless the policy has it (6.3.14.1).
+        if ((old & UPDATE) !== 0) return 0;
+        return (value & UPDATE) !== 0 || this.#policy.updateBit !== "ignore" ? -1 : 0;
       default:
-        return -1;
+        return this.#changing(offset) ? 0 : -1;
     }
+  }
+
+  /** ECMDQ_PROD while EN waits for its acknowledgement: read-only (6.3.108). */
+  #changing(offset: number): boolean {
+    const { ecmdqs } = this.#table;
+    if (ecmdqs.length === 0 || offset < ecmdqs[0]! || offset > ecmdqs.at(-1)!) return false;
+    return ((this.#file.get(offset) ^ this.#file.get(offset + 4)) & ECMDQ_EN) !== 0;
+  }
+
+  /** A second change of a register before its first is acknowledged is ignored (6.3.9, v3.2), or replaces it. */
+  #change(old: number, acknowledge: number): number {
+    return old === this.#file.get(acknowledge) || this.#policy.secondWrite === "replace" ? -1 : 0;
+  }
+
+  #attributes(control: number, acknowledge: number): number {
+    const file = this.#file;
+    if (this.#policy.guardedWrite === "apply") return -1;
+    const enabled = file.get(control) | file.get(acknowledge);
+    let queues = (enabled & QUEUE_ENABLES) === 0 ? CR1_QUEUE : 0;
+    if (queues !== 0 && control === OFFSET.CR0) {
+      for (const prod of this.#table.ecmdqs) if (((file.get(prod) | file.get(prod + 4)) & ECMDQ_EN) !== 0) queues = 0;
+    }
+    return (enabled & SMMUEN) === 0 ? queues | CR1_TABLE : queues;
+  }
+
+  /** RUN of an ATOS interface is set only while its SMMUEN is 1 and not about to change (6.3.37); all else passes. */
+  #runs(offset: number, value: number): boolean {
+    const file = this.#file;
+    if ((value & RUN) === 0) return true;
+    if (offset === S_OFFSET.S_GATOS_CTRL) return (file.get(S_OFFSET.S_CR0) & file.get(S_OFFSET.S_CR0ACK) & SMMUEN) !== 0;
+    if (offset !== OFFSET.GATOS_CTRL && offset !== this.#vatosCtrl) return true;
+    return (file.get(OFFSET.CR0) & file.get(OFFSET.CR0ACK) & SMMUEN) !== 0;
   }
 }

@@ -1,14 +1,16 @@
 import { LEVEL } from "@smmuv3/platform";
 import type { Counters, Memory } from "@smmuv3/platform";
-import { CERROR, CMD, CMD_WORDS, COMMANDS, maskOf, OFFSET, place, REG } from "@smmuv3/smmu-v3-defs";
-import type { CommandTable, CommandTarget } from "./commands.ts";
+import { CERROR, COMMANDS, maskOf, OFFSET, place, REG } from "@smmuv3/smmu-v3-defs";
+import { CONSUMED } from "./command-target.ts";
+import type { CommandTarget } from "./command-target.ts";
+import { signalCompletion } from "./commands.ts";
+import type { CommandTable } from "./commands.ts";
 import { GERROR_BIT } from "./irq.ts";
 import type { Features } from "./presets.ts";
 import type { RegisterFile } from "./registers.ts";
 
 const CMDQEN = maskOf(REG.CR0ACK.CMDQEN);
 const SYNC = COMMANDS.SYNC.opcode;
-const CS = maskOf(CMD.CS);
 const BASE = OFFSET.CMDQ_BASE;
 const PROD = OFFSET.CMDQ_PROD;
 const CONS = OFFSET.CMDQ_CONS;
@@ -84,6 +86,7 @@ export class CommandQueue {
     return (
       (file.get(CR0ACK) & CMDQEN) !== 0 &&
       !this.#target.interrupts.active(GERROR_BIT.CMDQ_ERR) &&
+      !this.#target.interrupts.serviceFailure &&
       ((file.get(PROD) ^ file.get(CONS)) & ((2 << this.#log2) - 1)) !== 0
     );
   }
@@ -93,7 +96,7 @@ export class CommandQueue {
     return Math.min(this.#file.get(BASE) & LOG2SIZE, this.#maxLog2);
   }
 
-  /** Consumes commands up to PROD, and up to and with the first SYNC that signals. Returns a CERROR code. */
+  /** Consumes commands up to PROD, and up to and with the first that reaches out of the SMMU. Returns a CERROR code. */
   #batch(limit: number): number {
     const file = this.#file;
     const memory = this.#memory;
@@ -113,6 +116,9 @@ export class CommandQueue {
     let error: number = CERROR.NONE;
     let page = -1;
     let pageLo = -1;
+    let signal = -1;
+    // What is full now was full to anyone who looked (4.1.2).
+    const full = ((prod ^ cons) & wrapMask) === 1 << log2;
     while (cons !== prod && left > 0) {
       const address = lo | ((cons & indexMask) << 4);
       if ((address & ~0xfff) !== pageLo) {
@@ -127,38 +133,29 @@ export class CommandQueue {
       const word0 = words[at]!;
       const opcode = word0 & 0xff;
       const handler = handlers[opcode];
-      if (handler === undefined || isIllegal(words, at, illegalBits, opcode * CMD_WORDS)) {
+      if (handler === undefined || (word0 & illegalBits[opcode]!) !== 0) {
         error = CERROR.ILL;
         break;
       }
-      if (opcode === SYNC && (word0 & CS) !== 0) {
-        file.set(CONS, cons);
-        error = handler(target, words, at);
-        if (error !== CERROR.NONE) break;
-        left--;
-        syncs++;
-        cons = (cons + 1) & wrapMask;
+      const result = handler(target, words, at);
+      if (result > CERROR.NONE) {
+        error = result;
         break;
       }
-      error = handler(target, words, at);
-      if (error !== CERROR.NONE) break;
-      if (opcode === SYNC) syncs++;
       left--;
       cons = (cons + 1) & wrapMask;
+      if (opcode === SYNC) syncs++;
+      if (result < CERROR.NONE) {
+        if (result === CONSUMED.signals) signal = at;
+        break;
+      }
     }
+    // Whoever sees the signal of a SYNC sees the SYNC consumed (4.7.3).
     file.set(CONS, cons);
     this.#consumed = limit - left;
     this.#counts[this.#syncsId]! += syncs;
+    if (signal >= 0) signalCompletion(target, words, signal);
+    if (full && left < limit && target.features.sev) target.sendEvent();
     return error;
   }
-}
-
-function isIllegal(words: Int32Array, at: number, illegal: Int32Array, bits: number): boolean {
-  return (
-    ((words[at]! & illegal[bits]!) |
-      (words[at + 1]! & illegal[bits + 1]!) |
-      (words[at + 2]! & illegal[bits + 2]!) |
-      (words[at + 3]! & illegal[bits + 3]!)) !==
-    0
-  );
 }

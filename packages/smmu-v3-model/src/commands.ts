@@ -1,117 +1,73 @@
-import { CERROR, CFGI_RANGE_ALL, CMD, COMMANDS, extract, maskOf, reservedCommandBits, STALL_MODEL, SYNC_CS } from "@smmuv3/smmu-v3-defs";
-import type { CommandName } from "@smmuv3/smmu-v3-defs";
-import { GRANULE, GRANULES } from "@smmuv3/vmsa-walk";
-import type { ConfigCache } from "./config-cache.ts";
-import type { Interrupts } from "./irq.ts";
+import {
+  ATC_INV_SIZE_ALL, bits, CERROR, CFGI_RANGE_ALL, CMD, CMD_WORDS, COMMANDS, extract, maskOf, reservedCommandBits, STALL_MODEL, SYNC_CS,
+} from "@smmuv3/smmu-v3-defs";
+import type { CommandDef, CommandField, CommandName } from "@smmuv3/smmu-v3-defs";
+import { always, CONSUMED, nothing } from "./command-target.ts";
+import type { CommandRule, CommandTarget, Handler } from "./command-target.ts";
+import type { SmmuPolicy } from "./policy.ts";
 import type { Features } from "./presets.ts";
-import { KIND } from "./tlb.ts";
-import type { Tlb } from "./tlb.ts";
+import { TLBI_RULES } from "./tlbi.ts";
 
-/** What commands act upon. */
-export interface CommandTarget {
-  readonly features: Features;
-  readonly tlb: Tlb;
-  readonly stes: ConfigCache;
-  readonly cds: ConfigCache;
-  readonly interrupts: Interrupts;
-  /** Resolved streams have to be looked up again. */
-  forgetContexts(): void;
-  /** Low VMID bits that a TLBI ignores: 2^n - 1 (CR0.VMW, 6.3.9). */
-  vmidWildcard(): number;
-  /** EL2 streams have ASIDs (CR2.E2H). */
-  e2h(): boolean;
-}
-
-/** Executes the command whose words are `words[at..at + 3]`. Returns a CERROR code. */
-type Handler = (target: CommandTarget, words: Int32Array, at: number) => number;
-
-interface CommandRule {
-  /** Whether this SMMU has the command; without it the command raises CERROR_ILL (4.1.3 and the command's section). */
-  readonly legal: (features: Features) => boolean;
-  readonly run: Handler;
-}
-
-const always = (): boolean => true;
-const never = (): boolean => false;
 const stage1 = (features: Features): boolean => features.s1p;
-const stage2 = (features: Features): boolean => features.s2p;
-const hyp = (features: Features): boolean => features.hyp;
 const stalls = (features: Features): boolean => features.stallModel !== STALL_MODEL.none;
-/** Executes without effect: there is nothing to prefetch into, no ATC, no stalled transaction. */
-const nothing: Handler = () => CERROR.NONE;
+const dpt = (features: Features): boolean => features.dpt;
 
-/** GRANULE of TG; 0 means "no range" (4.4.1). */
-const GRANULE_OF_TG: readonly number[] = [0, GRANULE.K4, GRANULE.K16, GRANULE.K64];
-
-const TG_BITS = maskOf(CMD.TG);
 const CS_SHIFT = CMD.CS.shift;
 const CS_MASK = CMD.CS.mask;
-const ADDRESS_LO = CMD.Address.loMask;
+const SSV = maskOf(CMD.SSV);
+/** Addresses that one CMD_PREFETCH_ADDR translates at most: the SMMU limits the operation (4.2.2). */
+const PREFETCH_LIMIT = 256;
 
-function vmidOf(target: CommandTarget, word1: number): number {
-  return word1 & target.features.vmidMask;
+/** The low `n` bits, 0 to 32. */
+function lowBits(n: number): number {
+  return n >= 32 ? -1 : (1 << n) - 1;
 }
 
-function asidOf(target: CommandTarget, word1: number): number {
-  return (word1 >>> 16) & target.features.asidMask;
+function sidOf({ features }: CommandTarget, word1: number): number {
+  return word1 & lowBits(features.sidSize);
 }
 
-/** Runs `action` for every VMID that matches under CR0.VMW. */
-function eachVmid(target: CommandTarget, vmid: number, action: (vmid: number) => void): void {
-  const wildcard = target.vmidWildcard();
-  for (let i = 0; i <= wildcard; i++) action((vmid & ~wildcard) | i);
+function ssidOf({ features }: CommandTarget, word0: number): number {
+  return extract(word0, CMD.SSID) & lowBits(features.ssidSize);
 }
 
-/** TLBI by address, with range invalidation (3.19, 4.4.1.1). */
-function invalidateAddress(
-  target: CommandTarget,
-  words: Int32Array,
-  at: number,
-  kind: number,
-  vmid: number,
-  asid: number,
-): number {
-  const word2 = words[at + 2]!;
-  const { range } = target.tlb;
-  range.kind = kind;
-  range.asid = asid;
-  range.addressLo = word2 & ADDRESS_LO;
-  range.addressHi = words[at + 3]!;
-  range.pages = 1;
-  range.level = 0;
-  if ((word2 & TG_BITS) !== 0 && target.features.ril) {
-    const tg = extract(word2, CMD.TG);
-    const word0 = words[at]!;
-    const num = extract(word0, CMD.NUM);
-    const scale = extract(word0, CMD.SCALE);
-    const granule = GRANULE_OF_TG[tg]!;
-    let ttl = extract(word2, CMD.TTL);
-    // A level-1 leaf of the 16K granule exists only with 52-bit addresses (4.4.1.1).
-    if (granule === GRANULE.K16 && ttl === 1 && !target.features.ds) ttl = 0;
-    if (num === 0 && scale === 0 && ttl === 0) return CERROR.ILL;
-    range.level = ttl;
-    range.pages = (num + 1) * 2 ** scale * 2 ** (GRANULES[granule]!.pageShift - 12);
-  }
-  const wildcard = kind === KIND.EL2 ? 0 : target.vmidWildcard();
-  if (wildcard === 0) {
-    range.vmid = vmid;
-    target.tlb.invalidateRange();
-    return CERROR.NONE;
-  }
-  for (let i = 0; i <= wildcard; i++) {
-    range.vmid = (vmid & ~wildcard) | i;
-    target.tlb.invalidateRange();
-  }
-  return CERROR.NONE;
+/** SubstreamID of a prefetch: without substreams SSV = 1 behaves as 0 (4.2). */
+function prefetchSsid(target: CommandTarget, word0: number): number {
+  return (word0 & SSV) !== 0 && target.features.ssidSize > 0 ? ssidOf(target, word0) : -1;
 }
 
 const RULES: Readonly<Record<CommandName, CommandRule>> = {
-  PREFETCH_CONFIG: { legal: always, run: nothing },
-  PREFETCH_ADDR: { legal: always, run: nothing },
+  ...TLBI_RULES,
+  PREFETCH_CONFIG: {
+    legal: always,
+    run(target, words, at) {
+      target.prefetchConfig(sidOf(target, words[at + 1]!), prefetchSsid(target, words[at]!));
+      return CERROR.NONE;
+    },
+  },
+  PREFETCH_ADDR: {
+    legal: always,
+    run(target, words, at) {
+      const sid = sidOf(target, words[at + 1]!);
+      const ssid = prefetchSsid(target, words[at]!);
+      const word2 = words[at + 2]!;
+      // v3.0 has a fixed stride (4.2.2).
+      const stride = target.features.minor === 0 ? 0 : extract(word2, CMD.Stride);
+      const count = Math.min(2 ** extract(word2, CMD.PrefetchSize), PREFETCH_LIMIT);
+      // In pages, exactly: Address[63:12] is 52 bits wide.
+      const first = (words[at + 3]! >>> 0) * 0x10_0000 + (word2 >>> 12);
+      for (let n = 0; n < count; n++) {
+        const page = first + n * 2 ** stride;
+        if (page >= 2 ** 52) break;
+        target.prefetchAddress(sid, ssid, (page % 0x10_0000) << 12, Math.floor(page / 0x10_0000) | 0);
+      }
+      return CERROR.NONE;
+    },
+  },
   CFGI_STE: {
     legal: always,
     run(target, words, at) {
-      const sid = words[at + 1]!;
+      const sid = sidOf(target, words[at + 1]!);
       target.stes.removeStream(sid);
       target.cds.removeStream(sid);
       target.forgetContexts();
@@ -121,16 +77,19 @@ const RULES: Readonly<Record<CommandName, CommandRule>> = {
   CFGI_STE_RANGE: {
     legal: always,
     run(target, words, at) {
-      const size = extract(words[at + 2]!, CMD.Range);
-      if (size === CFGI_RANGE_ALL) {
+      const range = extract(words[at + 2]!, CMD.Range);
+      const { sidSize } = target.features;
+      if (range === CFGI_RANGE_ALL) {
         target.stes.clear();
         target.cds.clear();
       } else {
-        const count = 2 ** (size + 1);
+        const count = 2 ** (range + 1);
         const sid = words[at + 1]! >>> 0;
+        // The low bits of StreamID are IGNORED, those above can be out of range (4.3.2, 4.1.7).
         const first = sid - (sid % count);
-        target.stes.removeStreams(first, count);
-        target.cds.removeStreams(first, count);
+        if (first >= 2 ** sidSize && target.policy.commandParameter === "noEffect") return CERROR.NONE;
+        target.stes.removeStreams(first % 2 ** sidSize, count);
+        target.cds.removeStreams(first % 2 ** sidSize, count);
       }
       target.forgetContexts();
       return CERROR.NONE;
@@ -139,7 +98,7 @@ const RULES: Readonly<Record<CommandName, CommandRule>> = {
   CFGI_CD: {
     legal: stage1,
     run(target, words, at) {
-      target.cds.remove(words[at + 1]!, extract(words[at]!, CMD.SSID));
+      target.cds.remove(sidOf(target, words[at + 1]!), ssidOf(target, words[at]!));
       target.forgetContexts();
       return CERROR.NONE;
     },
@@ -147,144 +106,183 @@ const RULES: Readonly<Record<CommandName, CommandRule>> = {
   CFGI_CD_ALL: {
     legal: stage1,
     run(target, words, at) {
-      target.cds.removeStream(words[at + 1]!);
+      target.cds.removeStream(sidOf(target, words[at + 1]!));
       target.forgetContexts();
       return CERROR.NONE;
     },
   },
   CFGI_VMS_PIDM: { legal: (features) => features.mpam, run: nothing },
-
-  TLBI_NH_ALL: {
-    legal: stage1,
+  ATC_INV: {
+    legal: (features) => features.ats,
+    illegal: oversizedInvalidation,
     run(target, words, at) {
-      eachVmid(target, vmidOf(target, words[at + 1]!), (vmid) => {
-        target.tlb.invalidateStage1(vmid);
-      });
-      return CERROR.NONE;
+      if (oversizedInvalidation(target, words, at)) return CERROR.ILL;
+      target.ats?.invalidate(words, at);
+      return CONSUMED.endsBatch;
     },
   },
-  TLBI_NH_ASID: {
-    legal: stage1,
-    run(target, words, at) {
-      const word1 = words[at + 1]!;
-      const asid = asidOf(target, word1);
-      const wildcard = target.vmidWildcard();
-      const vmid = vmidOf(target, word1) & ~wildcard;
-      for (let i = 0; i <= wildcard; i++) target.tlb.invalidateAsid(KIND.EL1, vmid | i, asid);
-      return CERROR.NONE;
-    },
-  },
-  TLBI_NH_VA: {
-    legal: stage1,
-    run(target, words, at) {
-      const word1 = words[at + 1]!;
-      return invalidateAddress(target, words, at, KIND.EL1, vmidOf(target, word1), asidOf(target, word1));
-    },
-  },
-  TLBI_NH_VAA: {
-    legal: stage1,
-    run: (target, words, at) => invalidateAddress(target, words, at, KIND.EL1, vmidOf(target, words[at + 1]!), -1),
-  },
-  TLBI_EL3_ALL: { legal: never, run: nothing },
-  TLBI_EL3_VA: { legal: never, run: nothing },
-  TLBI_EL2_ALL: {
-    legal: hyp,
-    run(target) {
-      target.tlb.invalidateHyp();
-      return CERROR.NONE;
-    },
-  },
-  TLBI_EL2_ASID: {
-    legal: hyp,
-    run(target, words, at) {
-      const asid = target.e2h() ? asidOf(target, words[at + 1]!) : 0;
-      target.tlb.invalidateAsid(KIND.EL2, 0, asid);
-      return CERROR.NONE;
-    },
-  },
-  TLBI_EL2_VA: {
-    legal: hyp,
-    run: (target, words, at) =>
-      invalidateAddress(target, words, at, KIND.EL2, 0, target.e2h() ? asidOf(target, words[at + 1]!) : 0),
-  },
-  TLBI_EL2_VAA: { legal: hyp, run: (target, words, at) => invalidateAddress(target, words, at, KIND.EL2, 0, -1) },
-  TLBI_S12_VMALL: {
-    legal: stage2,
-    run(target, words, at) {
-      eachVmid(target, vmidOf(target, words[at + 1]!), (vmid) => {
-        target.tlb.invalidateVmid(vmid);
-      });
-      return CERROR.NONE;
-    },
-  },
-  TLBI_S2_IPA: {
-    legal: stage2,
-    // Entries that combine both stages stay: software pairs it with an invalidation of stage 1 (4.4.3, 16.2).
-    run: (target, words, at) => invalidateAddress(target, words, at, KIND.IPA, vmidOf(target, words[at + 1]!), 0),
-  },
-  TLBI_NSNH_ALL: {
-    legal: always,
-    run(target) {
-      target.tlb.invalidateNonHyp();
-      return CERROR.NONE;
-    },
-  },
-  ATC_INV: { legal: (features) => features.ats, run: nothing },
   PRI_RESP: {
     legal: (features) => features.pri,
-    run: (_target, words, at) => (extract(words[at + 2]!, CMD.Resp) === 3 ? CERROR.ILL : CERROR.NONE),
+    illegal: reservedResponse,
+    run(target, words, at) {
+      if (reservedResponse(target, words, at)) return CERROR.ILL;
+      target.ats?.respond(words, at);
+      return CONSUMED.endsBatch;
+    },
   },
-  RESUME: { legal: stalls, run: nothing },
-  STALL_TERM: { legal: stalls, run: nothing },
+  RESUME: {
+    legal: stalls,
+    run(target, words, at) {
+      const word0 = words[at]!;
+      const stag = extract(words[at + 2]!, CMD.STAG);
+      target.stalls.resume(words[at + 1]!, stag, extract(word0, CMD.Ac) === 1, extract(word0, CMD.Ab) === 1);
+      return CONSUMED.endsBatch;
+    },
+  },
+  STALL_TERM: {
+    legal: stalls,
+    run(target, words, at) {
+      target.stalls.terminate(sidOf(target, words[at + 1]!));
+      return CONSUMED.endsBatch;
+    },
+  },
   SYNC: {
     legal: always,
     run(target, words, at) {
       const cs = (words[at]! >>> CS_SHIFT) & CS_MASK;
-      if (cs === SYNC_CS.none) return CERROR.NONE;
       if (cs > SYNC_CS.sev) return CERROR.ILL;
-      if (cs === SYNC_CS.irq) {
-        // MSIAddress[55:2] is where it belongs in the upper half of the command (4.7.3).
-        const lo = words[at + 2]! & CMD.MSIAddr.loMask;
-        const hi = words[at + 3]! & CMD.MSIAddr.hiMask;
-        target.interrupts.commandSync(lo, hi, words[at + 1]!);
-      }
-      return CERROR.NONE;
+      const failed = target.ats?.synchronize() ?? CERROR.NONE;
+      if (failed !== CERROR.NONE) return failed;
+      target.stalls.synchronize();
+      return cs === SYNC_CS.none ? CERROR.NONE : CONSUMED.signals;
     },
   },
-  TLBI_S_EL2_ALL: { legal: never, run: nothing },
-  TLBI_S_EL2_ASID: { legal: never, run: nothing },
-  TLBI_S_EL2_VA: { legal: never, run: nothing },
-  TLBI_S_EL2_VAA: { legal: never, run: nothing },
-  TLBI_S_S12_VMALL: { legal: never, run: nothing },
-  TLBI_S_S2_IPA: { legal: never, run: nothing },
-  TLBI_SNH_ALL: { legal: never, run: nothing },
-  DPTI_ALL: { legal: (features) => features.dpt, run: nothing },
-  DPTI_PA: { legal: (features) => features.dpt, run: nothing },
+  DPTI_ALL: { legal: dpt, run: nothing },
+  DPTI_PA: { legal: dpt, run: nothing },
 };
+
+function oversizedInvalidation({ policy }: CommandTarget, words: Int32Array, at: number): boolean {
+  return policy.atcInvSize === "illegal" && extract(words[at + 2]!, CMD.AtcSize) > ATC_INV_SIZE_ALL;
+}
+
+/** Resp = 3 (4.5.2). */
+function reservedResponse(_target: CommandTarget, words: Int32Array, at: number): boolean {
+  return extract(words[at + 2]!, CMD.Resp) === 3;
+}
+
+/** Signals the completion of the CMD_SYNC at `words[at]`, which has been consumed (4.7.3). */
+export function signalCompletion(target: CommandTarget, words: Int32Array, at: number): void {
+  const cs = (words[at]! >>> CS_SHIFT) & CS_MASK;
+  if (cs === SYNC_CS.irq) {
+    // MSIAddress[55:2] is where it belongs in the upper half of the command.
+    const lo = words[at + 2]! & CMD.MSIAddr.loMask;
+    const hi = words[at + 3]! & CMD.MSIAddr.hiMask;
+    target.interrupts.commandSync(lo, hi, words[at + 1]!);
+  } else if (cs === SYNC_CS.sev && target.features.sev) {
+    target.sendEvent();
+  }
+}
+
+/** Fields that are RES0 on an SMMU with these features, on its Non-secure queue. */
+function absentFields(features: Features): CommandField[] {
+  const absent: CommandField[] = ["NS", "MSI_NS", "TTL128"];
+  if (!features.ril) absent.push("NUM", "SCALE", "TTL", "TG");
+  if (features.minor === 0) absent.push("Stride");
+  return absent;
+}
+
+/** Bits of the four words of a command that are RES0 on this SMMU (4.1.5 and the command's section). */
+function reservedBits(name: CommandName, features: Features): Int32Array {
+  const { opcode, fields, addressMsb }: CommandDef = COMMANDS[name];
+  const reserved = reservedCommandBits(opcode)!;
+  for (const absent of absentFields(features)) {
+    const field = CMD[absent];
+    if (fields.includes(absent) && "mask" in field) reserved[field.word]! |= maskOf(field);
+  }
+  // SCALE[5] needs 52-bit addresses (4.4.1.1); Address[55:52] v3.4, [51:48] v3.1 (4.1.6).
+  if (fields.includes("SCALE") && !features.ds) reserved[0]! |= 1 << 25;
+  if (addressMsb !== undefined && features.minor < 4) reserved[3]! |= features.minor === 0 ? bits(23, 16) : bits(23, 20);
+  return reserved;
+}
+
+/** Without TG there is neither a range nor a level, without TTL no TTL128: the fields are RES0 (4.4.1.1). */
+function unusedRange(words: Int32Array, at: number): boolean {
+  const word2 = words[at + 2]!;
+  const unused = extract(word2, CMD.TG) === 0;
+  return unused && ((words[at]! & (maskOf(CMD.NUM) | maskOf(CMD.SCALE))) !== 0 || extract(word2, CMD.TTL) !== 0);
+}
+
+/** Any of the bits `mask` is set in the command at `words[at]`. */
+function anySet(words: Int32Array, at: number, mask: Int32Array): boolean {
+  return (
+    ((words[at]! & mask[0]!) | (words[at + 1]! & mask[1]!) | (words[at + 2]! & mask[2]!) | (words[at + 3]! & mask[3]!)) !== 0
+  );
+}
+
+/** Commands whose ASID counts under CR2.E2H only, and whose StreamID partly does: their handlers look for themselves. */
+const OWN_RANGE_CHECK: ReadonlySet<CommandName> = new Set(["TLBI_EL2_ASID", "TLBI_EL2_VA", "CFGI_STE_RANGE", "RESUME"]);
+
+/** Bits of StreamID, SubstreamID, VMID and ASID beyond the sizes of this SMMU (4.1.7, 4.4). */
+function rangeBits(name: CommandName, features: Features): Int32Array {
+  const mask = new Int32Array(CMD_WORDS);
+  if (OWN_RANGE_CHECK.has(name)) return mask;
+  const { fields }: CommandDef = COMMANDS[name];
+  if (fields.includes("SID")) mask[1]! |= ~lowBits(features.sidSize);
+  if (fields.includes("SSID")) mask[0]! |= (CMD.SSID.mask & ~lowBits(features.ssidSize)) << CMD.SSID.shift;
+  if (fields.includes("VMID")) mask[1]! |= CMD.VMID.mask & ~features.vmidMask;
+  if (fields.includes("ASID")) mask[1]! |= (CMD.ASID.mask & ~features.asidMask) << CMD.ASID.shift;
+  // Where there are no substreams, SSV itself is out of range (4.2, 4.5.1).
+  if (fields.includes("SSV") && features.ssidSize === 0) mask[0]! |= SSV;
+  return mask;
+}
 
 /** The commands of one SMMU by opcode. */
 export interface CommandTable {
   /** Undefined for an opcode that raises CERROR_ILL. */
   readonly handlers: readonly (Handler | undefined)[];
-  /** Bits of the four words of a command that make it illegal, four to an opcode. */
+  /** Bits of the first word that raise CERROR_ILL, by opcode: SSec, on a Non-secure queue (4.1.6). */
   readonly illegalBits: Int32Array;
 }
 
-/**
- * Builds the table of an SMMU with these features.
- * @param checkReserved RES0 bits of a command raise CERROR_ILL; otherwise all of them are ignored (4.1.5 leaves the choice)
- */
-export function buildCommandTable(features: Features, checkReserved: boolean): CommandTable {
+/** The handler of a command with the choices of `policy` around it. */
+function compose(name: CommandName, rule: CommandRule, features: Features, policy: SmmuPolicy): Handler {
+  let handler = rule.run;
+  if (policy.stallEarlyRetry && (name.startsWith("TLBI_") || name.startsWith("CFGI_"))) {
+    const { run } = rule;
+    handler = (target, words, at) => {
+      target.stalls.stale = true;
+      return run(target, words, at);
+    };
+  }
+  if (policy.commandParameter === "noEffect") {
+    const beyond = rangeBits(name, features);
+    const { illegal } = rule;
+    const inner = handler;
+    handler = (target, words, at) => {
+      if (!anySet(words, at, beyond)) return inner(target, words, at);
+      // CERROR_ILL comes before a command is ignored (4.1.3).
+      return illegal?.(target, words, at) === true ? CERROR.ILL : CERROR.NONE;
+    };
+  }
+  if (policy.commandReserved === "illegal") {
+    const reserved = reservedBits(name, features);
+    const ranged = (COMMANDS[name].fields as readonly CommandField[]).includes("TG");
+    const inner = handler;
+    handler = (target, words, at) =>
+      anySet(words, at, reserved) || (ranged && unusedRange(words, at)) ? CERROR.ILL : inner(target, words, at);
+  }
+  return handler;
+}
+
+/** Builds the table of an SMMU with these features and choices. */
+export function buildCommandTable(features: Features, policy: SmmuPolicy): CommandTable {
   const handlers: (Handler | undefined)[] = new Array<Handler | undefined>(256).fill(undefined);
-  const illegalBits = new Int32Array(256 * 4);
-  for (const [name, { legal, run }] of Object.entries(RULES) as [CommandName, CommandRule][]) {
+  const illegalBits = new Int32Array(256);
+  for (const [name, rule] of Object.entries(RULES) as [CommandName, CommandRule][]) {
     const { opcode, fields } = COMMANDS[name];
-    if (!legal(features)) continue;
-    handlers[opcode] = run;
-    const reserved = checkReserved ? reservedCommandBits(opcode) : undefined;
-    if (reserved !== undefined) illegalBits.set(reserved, opcode * 4);
-    // SSec = 1 is illegal on a Non-secure queue (4.1.6).
-    if ((fields as readonly string[]).includes("SSec")) illegalBits[opcode * 4]! |= maskOf(CMD.SSec);
+    if (!rule.legal(features)) continue;
+    handlers[opcode] = compose(name, rule, features, policy);
+    if ((fields as readonly string[]).includes("SSec")) illegalBits[opcode] = maskOf(CMD.SSec);
   }
   return { handlers, illegalBits };
 }

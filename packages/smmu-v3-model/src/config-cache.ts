@@ -1,17 +1,43 @@
+import type { StateReader, StateWriter } from "./state.ts";
+
 const WAYS = 4;
-/** Entry: sid, ssid, stamp, unused; then the structure. */
-const HEADER = 4;
+/** Words of a key: sid, ssid, stamp (0 where there is nothing), unused. The keys of a set are one cache line. */
+const KEY = 4;
+const STAMP = 2;
+/** Words of a structure. */
 const PAYLOAD = 16;
-const ENTRY = HEADER + PAYLOAD;
 /** Streams whose invalidation is told apart; those that share the low bits are invalidated together, which is permitted. */
 const MAX_STREAM_BITS = 20;
 const MAX_SET_BITS = 18;
+const MIX = 0x85eb_ca6b | 0;
+const SUBSTREAM_MIX = 0x9e37_79b1 | 0;
 
 export interface CacheSize {
   /** Entries to start with; 0 keeps nothing. */
   readonly entries: number;
   /** Grows instead of evicting. */
   readonly grows: boolean;
+  /** Victims are chosen at random from this seed; default: round robin. */
+  readonly seed?: number;
+}
+
+/** Chooses the ways to evict. */
+export class Replacement {
+  /** Determines all further choices. */
+  state: number;
+  readonly #random: boolean;
+
+  constructor(seed: number | undefined) {
+    this.#random = seed !== undefined;
+    this.state = seed ?? 0;
+  }
+
+  /** 0 to 3. */
+  way(): number {
+    if (!this.#random) return this.state++ & (WAYS - 1);
+    this.state = (Math.imul(this.state, 1_664_525) + 1_013_904_223) | 0;
+    return this.state >>> 30;
+  }
 }
 
 /**
@@ -24,8 +50,9 @@ export class ConfigCache {
   data: Int32Array<ArrayBuffer>;
   /** What {@link insert} returned last. */
   last = 0;
+  #keys: Int32Array<ArrayBuffer>;
   #setBits: number;
-  #next = 0;
+  readonly #replacement: Replacement;
   #now = 1;
   #floor = 1;
   readonly #enabled: boolean;
@@ -39,46 +66,48 @@ export class ConfigCache {
     this.#streamStamps = new Int32Array(1 << streamBits);
     this.#enabled = size.entries > 0;
     this.#grows = size.grows;
+    this.#replacement = new Replacement(size.seed);
     this.#setBits = Math.max(1, Math.ceil(Math.log2(Math.max(size.entries, WAYS) / WAYS)));
-    this.data = new Int32Array((WAYS << this.#setBits) * ENTRY);
+    this.#keys = new Int32Array((WAYS << this.#setBits) * KEY);
+    this.data = new Int32Array((WAYS << this.#setBits) * PAYLOAD);
   }
 
   /** Index of the structure in {@link data}, or -1. */
   find(sid: number, ssid: number): number {
-    const data = this.data;
+    const keys = this.#keys;
     const floor = Math.max(this.#floor, this.#streamStamps[sid & this.#streamMask]!);
-    let at = this.#set(sid, ssid);
-    for (let way = 0; way < WAYS; way++, at += ENTRY) {
-      if (data[at] === sid && data[at + 1] === ssid && data[at + 2]! >= floor) return at + HEADER;
+    const first = this.#set(sid, ssid);
+    for (let entry = first; entry < first + WAYS; entry++) {
+      const at = entry * KEY;
+      if (keys[at] === sid && keys[at + 1] === ssid && keys[at + STAMP]! >= floor) return entry * PAYLOAD;
     }
     return -1;
   }
 
   /** Makes room for a structure that {@link find} did not find; its 16 words go to the index returned. */
   insert(sid: number, ssid: number): number {
-    const data = this.data;
     const first = this.#set(sid, ssid);
-    let at = -1;
-    for (let way = WAYS - 1; way >= 0; way--) if (data[first + way * ENTRY + 2] === 0) at = first + way * ENTRY;
-    for (let way = 0; way < WAYS && at < 0; way++) if (!this.#live(first + way * ENTRY)) at = first + way * ENTRY;
-    if (at < 0) {
+    let entry = this.#free(first);
+    if (entry < 0) {
       if (this.#grows && this.#setBits < MAX_SET_BITS) {
         this.#grow();
         return this.insert(sid, ssid);
       }
-      at = first + (this.#next++ & (WAYS - 1)) * ENTRY;
+      entry = first + this.#replacement.way();
     }
-    data[at] = sid;
-    data[at + 1] = ssid;
-    data[at + 2] = this.#enabled ? this.#now : 0;
-    this.last = at + HEADER;
+    const keys = this.#keys;
+    const at = entry * KEY;
+    keys[at] = sid;
+    keys[at + 1] = ssid;
+    keys[at + STAMP] = this.#enabled ? this.#now : 0;
+    this.last = entry * PAYLOAD;
     return this.last;
   }
 
   /** Drops one structure. */
   remove(sid: number, ssid: number): void {
     const at = this.find(sid, ssid);
-    if (at >= 0) this.data[at - HEADER + 2] = 0;
+    if (at >= 0) this.#keys[(at / PAYLOAD) * KEY + STAMP] = 0;
   }
 
   /** Drops all structures of one stream. */
@@ -100,32 +129,61 @@ export class ConfigCache {
   /** Structures that would be found. */
   get size(): number {
     let count = 0;
-    for (let at = 0; at < this.data.length; at += ENTRY) if (this.#live(at)) count++;
+    for (let entry = 0; entry < this.#keys.length / KEY; entry++) if (this.#live(this.#keys, entry)) count++;
     return count;
   }
 
-  #live(at: number): boolean {
-    const stamp = this.data[at + 2]!;
-    return stamp >= this.#floor && stamp >= this.#streamStamps[this.data[at]! & this.#streamMask]! && stamp > 0;
+  /** Saves the cache under `name`. */
+  save(name: string, out: StateWriter): void {
+    out.put(name, { setBits: this.#setBits, next: this.#replacement.state, now: this.#now, floor: this.#floor });
+    out.sparse(`${name}.keys`, this.#keys);
+    out.sparse(`${name}.data`, this.data);
+    out.sparse(`${name}.streams`, this.#streamStamps);
   }
 
+  restore(name: string, from: StateReader): void {
+    const saved = from.get(name) as { setBits: number; next: number; now: number; floor: number };
+    this.#setBits = saved.setBits;
+    this.#replacement.state = saved.next;
+    this.#now = saved.now;
+    this.#floor = saved.floor;
+    this.#keys = new Int32Array((WAYS << saved.setBits) * KEY);
+    this.data = new Int32Array((WAYS << saved.setBits) * PAYLOAD);
+    from.sparse(`${name}.keys`, this.#keys);
+    from.sparse(`${name}.data`, this.data);
+    from.sparse(`${name}.streams`, this.#streamStamps);
+  }
+
+  #live(keys: Int32Array, entry: number): boolean {
+    const stamp = keys[entry * KEY + STAMP]!;
+    return stamp > 0 && stamp >= this.#floor && stamp >= this.#streamStamps[keys[entry * KEY]! & this.#streamMask]!;
+  }
+
+  /** An entry of a set that holds nothing, or -1. Only a cache that grows looks for dead ones as well. */
+  #free(first: number): number {
+    const keys = this.#keys;
+    for (let entry = first; entry < first + WAYS; entry++) if (keys[entry * KEY + STAMP] === 0) return entry;
+    if (!this.#grows) return -1;
+    for (let entry = first; entry < first + WAYS; entry++) if (!this.#live(keys, entry)) return entry;
+    return -1;
+  }
+
+  /** First entry of a set. The hash is multiplicative: StreamIDs of PCI functions differ in any of their bits. */
   #set(sid: number, ssid: number): number {
-    // Multiplicative: StreamIDs of PCI functions differ in any of their bits.
-    const hash = Math.imul(sid ^ Math.imul(ssid + 1, 0x9e37_79b1), 0x85eb_ca6b) >>> (32 - this.#setBits);
-    return hash * (WAYS * ENTRY);
+    return (Math.imul(sid ^ Math.imul(ssid + 1, SUBSTREAM_MIX), MIX) >>> (32 - this.#setBits)) * WAYS;
   }
 
   #grow(): void {
-    const old = this.data;
+    const keys = this.#keys;
+    const data = this.data;
     this.#setBits++;
-    this.data = new Int32Array((WAYS << this.#setBits) * ENTRY);
-    for (let at = 0; at < old.length; at += ENTRY) {
-      const sid = old[at]!;
-      const stamp = old[at + 2]!;
-      if (stamp === 0 || stamp < this.#floor || stamp < this.#streamStamps[sid & this.#streamMask]!) continue;
-      const to = this.insert(sid, old[at + 1]!);
-      this.data[to - HEADER + 2] = stamp;
-      this.data.set(old.subarray(at + HEADER, at + ENTRY), to);
+    this.#keys = new Int32Array((WAYS << this.#setBits) * KEY);
+    this.data = new Int32Array((WAYS << this.#setBits) * PAYLOAD);
+    for (let entry = 0; entry < keys.length / KEY; entry++) {
+      if (!this.#live(keys, entry)) continue;
+      const to = this.insert(keys[entry * KEY]!, keys[entry * KEY + 1]!);
+      this.#keys[(to / PAYLOAD) * KEY + STAMP] = keys[entry * KEY + STAMP]!;
+      this.data.set(data.subarray(entry * PAYLOAD, (entry + 1) * PAYLOAD), to);
     }
   }
 }

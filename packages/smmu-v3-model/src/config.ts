@@ -1,5 +1,5 @@
 import type { Memory } from "@smmuv3/platform";
-import { CD_BYTES, EVENTS, extract, getField, L1CD, L1STD, maskOf, OFFSET, REG, STE, STE_BYTES, STE_S1FMT, STE_WORDS, STRTAB_FMT } from "@smmuv3/smmu-v3-defs";
+import { CD_BYTES, CD_WORDS, EVENTS, extract, getField, L1CD, L1CD_WORDS, L1STD, L1STD_WORDS, maskOf, OFFSET, REG, STE, STE_BYTES, STE_S1DSS, STE_S1FMT, STE_WORDS, STRTAB_FMT } from "@smmuv3/smmu-v3-defs";
 import { PERM, WALK } from "@smmuv3/vmsa-walk";
 import type { Stage2Walker } from "@smmuv3/vmsa-walk";
 import type { ConfigCache } from "./config-cache.ts";
@@ -10,6 +10,32 @@ const { STRTAB_BASE, STRTAB_BASE_CFG } = REG;
 
 /** Outcome of a fetch that is not an event type: stage 2 refused the address of a CD; the walker has the details. */
 export const STAGE2_FAULT = -1;
+
+/** Outcome of {@link selectSubstream}: no CD is used. */
+export const STAGE1_BYPASS = -1;
+
+/**
+ * Which CD a transaction uses (5.2 S1CDMax, S1DSS; 7.3.7, 7.3.9): its index, {@link STAGE1_BYPASS}, or minus the type of an event.
+ * @param ssid substream, -1 without one
+ * @param stage1 the STE uses stage 1
+ */
+export function selectSubstream(words: Int32Array, ste: number, ssid: number, stage1: boolean, features: Features): number {
+  const cdMax = features.ssidSize === 0 ? 0 : getField(words, ste, STE.S1CDMax);
+  const dss = getField(words, ste, STE.S1DSS);
+  if (ssid >= 0) {
+    if (!stage1 || cdMax === 0 || ssid >= 2 ** cdMax) return -EVENTS.C_BAD_SUBSTREAMID.type;
+    // CD 0 belongs to the traffic without a SubstreamID.
+    return ssid === 0 && dss === STE_S1DSS.ssid0 ? -EVENTS.F_STREAM_DISABLED.type : ssid;
+  }
+  if (!stage1 || (cdMax > 0 && dss === STE_S1DSS.bypass)) return STAGE1_BYPASS;
+  return cdMax === 0 || dss === STE_S1DSS.ssid0 ? 0 : -EVENTS.F_STREAM_DISABLED.type;
+}
+
+/**
+ * Called for every structure read: its name, the index of its first word in `Memory.words`, and how many words were read. For
+ * those of CDs under stage 2 the fetcher has the IPA.
+ */
+export type ConfigTrace = (what: "L1STD" | "STE" | "L1CD" | "CD", index: number, words: number) => void;
 
 /** Splits that exist; others behave as 6 (6.3.25). */
 const SPLITS: readonly number[] = [6, 8, 10];
@@ -31,6 +57,7 @@ export class ConfigFetcher {
   walkStatus = 0;
   /** The STE or CD of the last call came out of its cache. */
   hit = false;
+  trace: ConfigTrace | null = null;
 
   readonly #file: RegisterFile;
   readonly #memory: Memory;
@@ -38,6 +65,11 @@ export class ConfigFetcher {
   readonly #stes: ConfigCache;
   readonly #cds: ConfigCache;
   readonly #stage2: Stage2Walker;
+  /** Bits of a high word beyond OAS; pointers that have them abort where `abortsBeyond`, and else lose them (3.4.3). */
+  readonly #beyondHi: number;
+  readonly #abortsBeyond: boolean;
+  /** What a fetch of a CD needs of stage 2. */
+  #need: number = PERM.READ;
 
   constructor(
     file: RegisterFile,
@@ -46,7 +78,10 @@ export class ConfigFetcher {
     stes: ConfigCache,
     cds: ConfigCache,
     stage2: Stage2Walker,
+    abortsBeyond: boolean = false,
   ) {
+    this.#beyondHi = ~((1 << (features.oasBits - 32)) - 1);
+    this.#abortsBeyond = abortsBeyond;
     this.#file = file;
     this.#features = features;
     this.#memory = memory;
@@ -66,7 +101,7 @@ export class ConfigFetcher {
     const cfg = this.#file.get(OFFSET.STRTAB_BASE_CFG);
     const log2 = Math.min(extract(cfg, STRTAB_BASE_CFG.LOG2SIZE), this.#features.sidSize);
     if (sid < 0 || sid >= 2 ** log2) return EVENTS.C_BAD_STREAMID.type;
-    const twoLevel = extract(cfg, STRTAB_BASE_CFG.FMT) === STRTAB_FMT.twoLevel;
+    const twoLevel = extract(cfg, STRTAB_BASE_CFG.FMT) === STRTAB_FMT.twoLevel && this.#features.twoLevelStreams;
     let lo = this.#file.get(OFFSET.STRTAB_BASE) & STRTAB_BASE.ADDR.loMask;
     let hi = this.#file.high(OFFSET.STRTAB_BASE) & STRTAB_BASE.ADDR.hiMask;
     let index = sid;
@@ -74,8 +109,9 @@ export class ConfigFetcher {
       const requested = extract(cfg, STRTAB_BASE_CFG.SPLIT);
       const split = SPLITS.includes(requested) ? requested : 6;
       // The table is aligned to its size, at least 64 bytes (6.3.24).
-      const first = this.#read(alignTable(lo, Math.max(log2 - split, 0) + 3), hi, (sid >>> split) * 8);
+      const first = this.#readPointed(alignTable(lo, Math.max(log2 - split, 0) + 3), hi, (sid >>> split) * 8);
       if (first < 0) return EVENTS.F_STE_FETCH.type;
+      this.trace?.("L1STD", first, L1STD_WORDS);
       const descriptor = this.#memory.words;
       const span = getField(descriptor, first, L1STD.Span);
       index = sid & ((1 << split) - 1);
@@ -86,8 +122,9 @@ export class ConfigFetcher {
     } else {
       lo = alignTable(lo, log2 + 6);
     }
-    const source = this.#read(lo, hi, index * STE_BYTES);
+    const source = this.#readPointed(lo, hi, index * STE_BYTES);
     if (source < 0) return EVENTS.F_STE_FETCH.type;
+    this.trace?.("STE", source, STE_WORDS);
     this.at = this.#keep(this.#stes, sid, -1, source);
     return 0;
   }
@@ -108,15 +145,17 @@ export class ConfigFetcher {
     let lo = steWords[ste + STE.S1ContextPtr.word]! & STE.S1ContextPtr.loMask;
     let hi = steWords[ste + STE.S1ContextPtr.word + 1]! & STE.S1ContextPtr.hiMask;
     const cdMax = this.#features.ssidSize === 0 ? 0 : getField(steWords, ste, STE.S1CDMax);
+    this.#need = getField(steWords, ste, STE.S2PTW) === 1 ? PERM.READ | PERM.NOT_DEVICE : PERM.READ;
     const fmt = cdMax === 0 ? STE_S1FMT.linear : getField(steWords, ste, STE.S1Fmt);
     let index = ssid;
-    if (fmt === STE_S1FMT.linear) {
-      // A table is aligned to its size (5.2, S1ContextPtr).
+    if (fmt !== STE_S1FMT.l2_4k && fmt !== STE_S1FMT.l2_64k) {
+      // A table is aligned to its size (5.2, S1ContextPtr); the reserved format behaves as linear.
       lo = alignTable(lo, cdMax + 6);
     } else {
       const leafBits = fmt === STE_S1FMT.l2_4k ? 6 : 10;
       const first = this.#readCd(alignTable(lo, Math.max(cdMax - leafBits, 0) + 3), hi, (ssid >>> leafBits) * 8, nested);
       if (first < 0) return first === STAGE2_FAULT ? STAGE2_FAULT : EVENTS.F_CD_FETCH.type;
+      this.trace?.("L1CD", first, L1CD_WORDS);
       const words = this.#memory.words;
       lo = words[first]! & L1CD.L2Ptr.loMask;
       hi = words[first + 1]! & L1CD.L2Ptr.hiMask;
@@ -129,6 +168,7 @@ export class ConfigFetcher {
     }
     const source = this.#readCd(lo, hi, index * CD_BYTES, nested);
     if (source < 0) return source === STAGE2_FAULT ? STAGE2_FAULT : EVENTS.F_CD_FETCH.type;
+    this.trace?.("CD", source, CD_WORDS);
     this.at = this.#keep(this.#cds, sid, ssid, source);
     return 0;
   }
@@ -144,6 +184,26 @@ export class ConfigFetcher {
     const data = cache.data;
     for (let i = 0; i < STE_WORDS; i++) data[at + i] = words[source + i]!;
     return at;
+  }
+
+  /**
+   * Fetches the VMS of a STE that uses one (5.6.1). Returns 0 or the type of the event.
+   * @param steWords,ste words of the STE and the index of its first
+   */
+  vms(steWords: Int32Array, ste: number): number {
+    const lo = steWords[ste + STE.VMSPtr.word]! & STE.VMSPtr.loMask;
+    const hi = steWords[ste + STE.VMSPtr.word + 1]! & STE.VMSPtr.hiMask;
+    return this.#read(lo, hi, 0) < 0 ? EVENTS.F_VMS_FETCH.type : 0;
+  }
+
+  /** {@link #read} through a pointer of STRTAB_BASE or a L1STD, which may be beyond OAS (3.4.3). */
+  #readPointed(lo: number, hi: number, offset: number): number {
+    if ((hi & this.#beyondHi) !== 0 && this.#abortsBeyond) {
+      this.faultLo = lo + offset;
+      this.faultHi = hi;
+      return -2;
+    }
+    return this.#read(lo, hi & ~this.#beyondHi, offset);
   }
 
   /** Index of the word at `base + offset`, or -2 for an external abort. */
@@ -165,7 +225,7 @@ export class ConfigFetcher {
     const stage2 = this.#stage2;
     this.ipaLo = low | 0;
     this.ipaHi = hi + (low >= 0x1_0000_0000 ? 1 : 0);
-    this.walkStatus = stage2.walk(this.ipaLo, this.ipaHi, PERM.READ);
+    this.walkStatus = stage2.walk(this.ipaLo, this.ipaHi, this.#need);
     return this.walkStatus === WALK.OK ? this.#read(stage2.paLo, stage2.paHi, 0) : STAGE2_FAULT;
   }
 }

@@ -1,5 +1,5 @@
 import { TRANSLATION } from "@smmuv3/platform";
-import { EVENT, EVENTS, maskOf } from "@smmuv3/smmu-v3-defs";
+import { CD, EVENT, EVENTS, getField, maskOf, STE } from "@smmuv3/smmu-v3-defs";
 import { FAULT_CLASS, WALK } from "@smmuv3/vmsa-walk";
 import type { Stage1Walker, Stage2Walker } from "@smmuv3/vmsa-walk";
 import { accessBits } from "./attributes.ts";
@@ -7,11 +7,28 @@ import type { ConfigFetcher } from "./config.ts";
 import { EVENT_BIT } from "./events.ts";
 import type { EventQueue } from "./events.ts";
 
-/** How a fault ends: CD.A, CD.R and STE.S2R as bits. */
-export const FAULTS = { A: 1, R: 2, S2R: 4 } as const;
+/** How a fault ends, as bits: CD.A, CD.R, CD.S, STE.S2R, STE.S2S; STE.MEV; and CD.E0PD0 and CD.E0PD1 in effect. */
+export const FAULTS = { A: 1, R: 2, S2R: 4, S: 8, S2S: 16, MEV: 32, E0PD0: 64, E0PD1: 128 } as const;
+
+/** Flags of a STE. */
+export function steFaults(words: Int32Array, at: number): number {
+  return (
+    (getField(words, at, STE.S2R) * FAULTS.S2R) |
+    (getField(words, at, STE.S2S) * FAULTS.S2S) |
+    (getField(words, at, STE.MEV) * FAULTS.MEV)
+  );
+}
+
+/** Flags of a CD; `e0pd` where the regime has E0PD, which VMSAv8-32 has not. */
+export function cdFaults(words: Int32Array, at: number, e0pd: boolean): number {
+  const own =
+    (getField(words, at, CD.A) * FAULTS.A) | (getField(words, at, CD.R) * FAULTS.R) | (getField(words, at, CD.S) * FAULTS.S);
+  if (!e0pd || getField(words, at, CD.AA64) === 0) return own;
+  return own | (getField(words, at, CD.E0PD0) * FAULTS.E0PD0) | (getField(words, at, CD.E0PD1) * FAULTS.E0PD1);
+}
 
 /** Event types by WALK status. */
-const EVENT_OF_STATUS: readonly number[] = [
+export const EVENT_OF_STATUS: readonly number[] = [
   0,
   EVENTS.F_TRANSLATION.type,
   EVENTS.F_ADDR_SIZE.type,
@@ -21,6 +38,8 @@ const EVENT_OF_STATUS: readonly number[] = [
 ];
 
 const SSV = maskOf(EVENT.SSV);
+/** Events that have FetchAddr. */
+const FETCHES: ReadonlySet<number> = new Set([EVENTS.F_STE_FETCH.type, EVENTS.F_CD_FETCH.type, EVENTS.F_VMS_FETCH.type]);
 
 /** Ends transactions that fault (IHI 0070 3.12, 7.3): decides whether there is a record, and what the master sees. */
 export class FaultReporter {
@@ -39,23 +58,35 @@ export class FaultReporter {
     this.#stage2 = stage2;
   }
 
-  /** A fault of stage 1; CD.A and CD.R govern all but external aborts. `status` is one of WALK, `faults` of {@link FAULTS}. */
+  /** STE.MEV of the stream whose configuration errors follow. */
+  set mev(value: boolean) {
+    this.#events.mev = value;
+  }
+
+  /**
+   * A fault of stage 1; CD.A, CD.R and CD.S govern all but external aborts (5.5). `status` is one of WALK, `faults` of
+   * {@link FAULTS}. TRANSLATION.stalled leaves the record to whoever holds the transaction.
+   */
   stage1(faults: number, status: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
     const type = EVENT_OF_STATUS[status]!;
     this.last = type;
     if (status === WALK.EXTERNAL_ABORT) {
       const walker = this.#stage1;
       const bits = FAULT_CLASS.TT << EVENT_BIT.CLASS;
-      this.#record(type, sid, ssid, lo, hi, need, bits, walker.descPaLo & ~7, walker.descPaHi);
+      this.#build(faults, type, sid, ssid, lo, hi, need, bits, walker.descPaLo & ~7, walker.descPaHi);
+      this.#events.commit();
       return TRANSLATION.abort;
     }
-    if ((faults & FAULTS.R) !== 0) {
-      this.#record(type, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
+    // A stall is always recorded (5.5).
+    if ((faults & (FAULTS.R | FAULTS.S)) !== 0) {
+      this.#build(faults, type, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
+      if ((faults & FAULTS.S) !== 0) return TRANSLATION.stalled;
+      this.#events.commit();
     }
     return (faults & FAULTS.A) !== 0 ? TRANSLATION.abort : TRANSLATION.raz;
   }
 
-  /** A fault of stage 2, which always aborts; STE.S2R governs the record of all but external aborts. */
+  /** A fault of stage 2, which aborts or stalls; STE.S2R and STE.S2S govern all but external aborts. */
   stage2(
     faults: number,
     status: number,
@@ -72,22 +103,36 @@ export class FaultReporter {
     let bits = EVENT_BIT.S2 | (faultClass << EVENT_BIT.CLASS);
     this.last = type;
     if (status === WALK.EXTERNAL_ABORT) {
-      this.#record(type, sid, ssid, lo, hi, need, bits, this.#stage2.descPaLo & ~7, this.#stage2.descPaHi);
-    } else if ((faults & FAULTS.S2R) !== 0) {
-      // A table walk only reads (7.3.16).
-      if (status === WALK.PERMISSION && faultClass === FAULT_CLASS.TT) bits |= EVENT_BIT.TTRnW;
-      this.#record(type, sid, ssid, lo, hi, need, bits, ipaLo & ~0xfff, ipaHi);
+      this.#build(faults, type, sid, ssid, lo, hi, need, bits, this.#stage2.descPaLo & ~7, this.#stage2.descPaHi);
+      this.#events.commit();
+    } else if ((faults & (FAULTS.S2R | FAULTS.S2S)) !== 0) {
+      // TTRnW: the descriptor was read, and not updated (7.3.16).
+      if (status === WALK.PERMISSION && faultClass === FAULT_CLASS.TT && !this.#stage1.ttWrite) bits |= EVENT_BIT.TTRnW;
+      this.#build(faults, type, sid, ssid, lo, hi, need, bits, ipaLo & ~0xfff, ipaHi);
+      if ((faults & FAULTS.S2S) !== 0) return TRANSLATION.stalled;
+      this.#events.commit();
     }
     return TRANSLATION.abort;
   }
 
-  /** Stage 1 is bypassed or disabled and the address is beyond IAS: S2 = 0, CLASS = IN (7.3.14). */
-  bypass(sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    this.#record(EVENTS.F_ADDR_SIZE.type, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
+  /** Stage 1 is bypassed or disabled and the address is beyond IAS: S2 = 0, CLASS = IN (7.3.14), an abort (3.4.1). */
+  bypass(faults: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
+    this.last = EVENTS.F_ADDR_SIZE.type;
+    this.#build(faults, this.last, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
+    this.#events.commit();
     return TRANSLATION.abort;
   }
 
-  #record(
+  /** Two TLB entries match: always recorded, always an abort (7.3.17). */
+  conflict(faults: number, sid: number, ssid: number, lo: number, hi: number, need: number, stage2: boolean): number {
+    this.last = EVENTS.F_TLB_CONFLICT.type;
+    this.#build(faults, this.last, sid, ssid, lo, hi, need, stage2 ? EVENT_BIT.S2 : 0, stage2 ? lo & ~0xfff : 0, stage2 ? hi : 0);
+    this.#events.commit();
+    return TRANSLATION.abort;
+  }
+
+  #build(
+    faults: number,
     type: number,
     sid: number,
     ssid: number,
@@ -98,14 +143,13 @@ export class FaultReporter {
     extraLo: number,
     extraHi: number,
   ): void {
-    this.last = type;
     const record = this.#events.begin(type, sid, ssid);
+    this.#events.mev = (faults & FAULTS.MEV) !== 0;
     record[3] = accessBits(need) | bits;
     record[4] = lo;
     record[5] = hi;
     record[6] = extraLo;
     record[7] = extraHi;
-    this.#events.commit();
   }
 
   /** C_* and fetch events: always recorded, but C_BAD_STREAMID only with RECINVSID; always an abort. */
@@ -114,9 +158,10 @@ export class FaultReporter {
     const fetcher = this.#fetcher;
     if (type === EVENTS.C_BAD_STREAMID.type && !fetcher.recordsBadStreams) return TRANSLATION.abort;
     const record = this.#events.begin(type, sid, ssid);
+    if (type === EVENTS.F_STREAM_DISABLED.type) record[0] = type;
     // Its SubstreamID is always valid: there is no SSV (7.3.9).
     if (type === EVENTS.C_BAD_SUBSTREAMID.type) record[0]! &= ~SSV;
-    if (type === EVENTS.F_STE_FETCH.type || type === EVENTS.F_CD_FETCH.type) {
+    if (FETCHES.has(type)) {
       record[6] = fetcher.faultLo & ~7;
       record[7] = fetcher.faultHi;
     }

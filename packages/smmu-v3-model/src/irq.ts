@@ -18,17 +18,17 @@ export type MsiTarget = (paLo: number, paHi: number, data: number) => boolean;
 const { GERROR, IRQ_CTRL } = REG;
 
 /** Bits of GERROR, in place (6.3.19). */
-export const GERROR_BIT: Readonly<
-  Record<
-    "CMDQ_ERR" | "EVENTQ_ABT_ERR" | "MSI_CMDQ_ABT_ERR" | "MSI_EVENTQ_ABT_ERR" | "MSI_GERROR_ABT_ERR",
-    number
-  >
-> = {
+export const GERROR_BIT: Readonly<Record<keyof typeof REG.GERROR, number>> = {
   CMDQ_ERR: place(GERROR.CMDQ_ERR, 1),
   EVENTQ_ABT_ERR: place(GERROR.EVENTQ_ABT_ERR, 1),
+  PRIQ_ABT_ERR: place(GERROR.PRIQ_ABT_ERR, 1),
   MSI_CMDQ_ABT_ERR: place(GERROR.MSI_CMDQ_ABT_ERR, 1),
   MSI_EVENTQ_ABT_ERR: place(GERROR.MSI_EVENTQ_ABT_ERR, 1),
+  MSI_PRIQ_ABT_ERR: place(GERROR.MSI_PRIQ_ABT_ERR, 1),
   MSI_GERROR_ABT_ERR: place(GERROR.MSI_GERROR_ABT_ERR, 1),
+  SFM_ERR: place(GERROR.SFM_ERR, 1),
+  CMDQP_ERR: place(GERROR.CMDQP_ERR, 1),
+  DPT_ERR: place(GERROR.DPT_ERR, 1),
 };
 
 const GERROR_AT = OFFSET.GERROR;
@@ -38,6 +38,9 @@ const ADDRESS_HI = REG.EVENTQ_IRQ_CFG0.ADDR.hiMask;
 
 /** Global errors and the delivery of interrupts: an MSI where one is configured, else the wire. */
 export class Interrupts {
+  /** The SMMU is in Service Failure Mode, which acknowledging SFM_ERR does not end (12.3). */
+  serviceFailure = false;
+
   readonly #file: RegisterFile;
   readonly #memory: Memory;
   readonly #msiSupported: boolean;
@@ -81,6 +84,12 @@ export class Interrupts {
   eventQueue(): void {
     if (!this.#enabled(maskOf(IRQ_CTRL.EVENTQ_IRQEN))) return;
     this.#deliver(OFFSET.EVENTQ_IRQ_CFG0, this.#lines.evtq, GERROR_BIT.MSI_EVENTQ_ABT_ERR);
+  }
+
+  /** The PRI queue went from empty to not empty, or took a Last request where PRIQ_IRQ_CFG2.LO asks for those (6.3.36). */
+  priQueue(): void {
+    if (!this.#enabled(maskOf(IRQ_CTRL.PRIQ_IRQEN))) return;
+    this.#deliver(OFFSET.PRIQ_IRQ_CFG0, this.#lines.priq, GERROR_BIT.MSI_PRIQ_ABT_ERR);
   }
 
   /** CMD_SYNC with CS = IRQ: an MSI if it has an address (4.7.3), else the wire. */

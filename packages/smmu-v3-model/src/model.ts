@@ -1,27 +1,58 @@
-import { Counters } from "@smmuv3/platform";
+import { ACCESS, Counters, TRANSLATION } from "@smmuv3/platform";
 import type { Memory, RegisterWindow, Translator } from "@smmuv3/platform";
-import { EVENT_NAMES, extract, maskOf, OFFSET, REG } from "@smmuv3/smmu-v3-defs";
+import { EVENT_NAMES, extract, maskOf, OFFSET, REG, S_OFFSET } from "@smmuv3/smmu-v3-defs";
+import type { EventName } from "@smmuv3/smmu-v3-defs";
 import { RegisterBlock } from "./access.ts";
+import { AtosPort } from "./atos-port.ts";
+import type { AtosQuery, AtosResult } from "./atos-port.ts";
+import { AtosUnit } from "./atos.ts";
+import { AtsCommands } from "./ats-commands.ts";
+import { AtsPort } from "./ats.ts";
 import { CommandQueue } from "./command-queue.ts";
+import { CommandRunner } from "./command-runner.ts";
+import type { CommandPort, CommandQueues } from "./command-runner.ts";
 import { buildCommandTable } from "./commands.ts";
 import { ConfigCache } from "./config-cache.ts";
 import type { CacheSize } from "./config-cache.ts";
-import { applyUpdates, takesEffectLater } from "./control.ts";
+import { Updates } from "./control.ts";
+import { EnhancedCommandQueues } from "./ecmdq.ts";
 import { EventQueue } from "./events.ts";
-import type { EventRecord } from "./events.ts";
-import { Interrupts } from "./irq.ts";
+import type { EventRecord, EventValues } from "./events.ts";
+import { Explainer } from "./explain.ts";
+import type { Explanation, ExplainOptions } from "./explain.ts";
+import { GERROR_BIT, Interrupts } from "./irq.ts";
 import type { InterruptLines, MsiTarget } from "./irq.ts";
+import { layoutRegisters } from "./layout.ts";
+import type { RegisterLayout } from "./layout.ts";
+import { disabledAttributes, passedAttributes } from "./output-attributes.ts";
+import type { OutputAttributes } from "./output-attributes.ts";
+import { choosePolicy } from "./policy.ts";
+import type { PolicyChoice, SmmuPolicy } from "./policy.ts";
 import { decodeFeatures, PRESETS } from "./presets.ts";
+import { PriQueue } from "./pri.ts";
 import type { Features, IdRegisters } from "./presets.ts";
+import { StateReader, StateWriter } from "./state.ts";
+import type { SmmuState } from "./state.ts";
+import { RegisterTable } from "./register-table.ts";
 import { RegisterFile } from "./registers.ts";
+import { resetRegisters } from "./reset.ts";
+import { Stalls } from "./stall.ts";
+import type { ResumeHandler, StalledTransaction } from "./stall.ts";
 import { Tlb } from "./tlb.ts";
+import { PolicyTlb } from "./tlb-policies.ts";
+import { ReadRecorder } from "./trace.ts";
 import { TranslationUnit } from "./translate.ts";
+import { canCacheWalks, WalkCache } from "./walk-cache.ts";
+import { Witness, WitnessedTlb, WitnessedUnit } from "./witness.ts";
+import type { StaleReport, WitnessSink } from "./witness.ts";
 
 /** Sizes of the caches; 0 entries keep nothing. */
 export interface CacheProfile {
   readonly tlb: CacheSize;
   readonly stes: CacheSize;
   readonly cds: CacheSize;
+  /** Table descriptors above the leaves; default: none are kept. Not for SMMUs with 52-bit addresses, or with a cache of 0 entries. */
+  readonly walks?: CacheSize;
 }
 
 export type ProfileName = "lazy" | "eager" | "finite";
@@ -35,7 +66,7 @@ const bounded: CacheSize = { entries: 4096, grows: false };
  * it is invalidated and so shows what is missing; `eager` keeps nothing; `finite` is of a real size and used for measuring.
  */
 export const PROFILES: Readonly<Record<ProfileName, CacheProfile>> = {
-  lazy: { tlb: unbounded, stes: unbounded, cds: unbounded },
+  lazy: { tlb: unbounded, stes: unbounded, cds: unbounded, walks: unbounded },
   eager: { tlb: none, stes: none, cds: none },
   finite: { tlb: bounded, stes: bounded, cds: bounded },
 };
@@ -60,9 +91,16 @@ export interface SmmuV3Options {
   readonly irq?: InterruptLines;
   /** Where MSIs go whose address is not RAM. Default: they abort. */
   readonly msi?: MsiTarget;
-  /** RES0 bits of commands: `ignore` (default) or `illegal` (4.1.5 leaves the choice). */
-  readonly reservedCommandBits?: "ignore" | "illegal";
+  /** The SMMU wakes a CPU that waits for an event: CMD_SYNC with CS = SEV, and room in a queue that was full (IDR0.SEV). */
+  readonly onSev?: () => void;
+  /** What the architecture leaves open; default `strict`. Options left out are those of `strict`. */
+  readonly policy?: PolicyChoice;
   readonly counters?: Counters;
+  /**
+   * Reports each use of a cache entry whose source in memory was changed without invalidation: to {@link SmmuV3.staleReports}
+   * (true), or to a function. Slow; costs nothing when it is off. For profiles that keep something; `lazy` finds the most.
+   */
+  readonly witness?: boolean | WitnessSink;
 }
 
 /** Live entries of the caches. */
@@ -75,7 +113,7 @@ export interface CacheStats {
 
 const CR0ACK = OFFSET.CR0ACK;
 const VMW = maskOf(REG.CR0ACK.VMW);
-const ID_REGISTERS = ["IDR0", "IDR1", "IDR3", "IDR5", "IIDR", "AIDR"] as const;
+const SMMUEN = maskOf(REG.CR0.SMMUEN);
 
 function chooseProfile(choice: ProfileName | CacheProfile): CacheProfile {
   if (typeof choice === "object") return choice;
@@ -83,17 +121,34 @@ function chooseProfile(choice: ProfileName | CacheProfile): CacheProfile {
   throw new TypeError(`SmmuV3: profile must be one of ${Object.keys(PROFILES).join(", ")} or an object, got "${choice}"`);
 }
 
+/** One class for the common case: the look-up is the path of every translation. */
+function makeTlb(size: CacheSize, policy: SmmuPolicy, witnessed: boolean): Tlb {
+  if (witnessed) return new WitnessedTlb(size, policy);
+  return PolicyTlb.isNeeded(policy) ? new PolicyTlb(size, policy) : new Tlb(size);
+}
+
 /**
  * An SMMUv3 (IHI 0070), Non-secure programming interface. Masters call {@link translate}; software programs {@link registers}.
  */
 export class SmmuV3 implements Translator {
-  /** The 128 KiB of registers: page 0 at 0, page 1 at 0x10000. */
+  /** The registers as Non-secure software reaches them: page 0 at 0, page 1 at 0x10000, optional pages as in {@link layout}. */
   readonly registers: RegisterWindow;
+  /** The same for Secure software, which reaches the Secure registers at 0x8000 as well. */
+  readonly secureRegisters: RegisterWindow;
+  readonly layout: RegisterLayout;
   readonly features: Features;
+  readonly policy: SmmuPolicy;
   readonly counters: Counters;
 
+  /** What option `witness: true` has found. */
+  readonly staleReports: StaleReport[] = [];
+
   readonly #id: IdRegisters;
-  readonly #file = new RegisterFile();
+  readonly #profile: CacheProfile;
+  readonly #file: RegisterFile;
+  readonly #table: RegisterTable;
+  readonly #updates: Updates;
+  readonly #atos: AtosPort;
   readonly #progress: Progress;
   readonly #commandsPerTick: number;
   readonly #tlb: Tlb;
@@ -101,31 +156,81 @@ export class SmmuV3 implements Translator {
   readonly #cds: ConfigCache;
   readonly #events: EventQueue;
   readonly #commands: CommandQueue;
+  readonly #commandPort: CommandPort;
+  /** Command queues beside the Command queue. */
+  readonly #otherQueues: CommandQueues[] = [];
+  readonly #ecmdqs: EnhancedCommandQueues | undefined;
+  readonly #ats: AtsPort | undefined;
+  /** Of the Command queue. */
+  readonly #atsCommands: AtsCommands | undefined;
+  readonly #pri: PriQueue | undefined;
   readonly #unit: TranslationUnit;
+  readonly #memory: Memory;
+  /** Made when {@link explainAccess} is first called. */
+  #explainer: Explainer | undefined;
+  readonly #interrupts: Interrupts;
+  readonly #stalls: Stalls;
 
   constructor(options: SmmuV3Options) {
     const { memory, progress = "immediate", commandsPerTick = 16 } = options;
     const profile = chooseProfile(options.profile ?? "lazy");
+    this.#profile = profile;
     const counters = options.counters ?? new Counters();
-    const file = this.#file;
     this.#id = options.id ?? PRESETS.qemuNested;
     const features = decodeFeatures(this.#id);
     this.features = features;
+    const policy = choosePolicy(options.policy ?? "strict");
+    this.policy = policy;
+    const layout = layoutRegisters(features);
+    const file = new RegisterFile(layout.size);
+    this.layout = layout;
+    this.#file = file;
+    this.#table = new RegisterTable(features, layout, policy);
+    this.#updates = new Updates(file, policy, (changed, cr0) => {
+      this.#updating(changed, cr0);
+    });
     this.counters = counters;
+    this.#memory = memory;
     this.#progress = progress;
     this.#commandsPerTick = commandsPerTick;
-    this.#tlb = new Tlb(profile.tlb);
+    const witnessed = options.witness !== undefined && options.witness !== false;
+    const tlb = makeTlb(profile.tlb, policy, witnessed);
+    this.#tlb = tlb;
+    const { walks } = profile;
+    if (walks !== undefined && walks.entries > 0 && canCacheWalks(features)) tlb.walks = new WalkCache(walks);
     this.#stes = new ConfigCache(profile.stes, features.sidSize);
     this.#cds = new ConfigCache(profile.cds, features.sidSize);
     const interrupts = new Interrupts(file, features, memory, options.irq ?? {}, options.msi, counters);
-    this.#events = new EventQueue(file, features, memory, interrupts, counters);
+    this.#events = new EventQueue(file, features, policy, memory, interrupts, counters);
     const keeps = profile.stes.entries > 0 && profile.cds.entries > 0;
-    const unit = new TranslationUnit(
-      file, features, memory, this.#events, this.#stes, this.#cds, this.#tlb, keeps, counters,
-    );
+    const Unit = witnessed ? WitnessedUnit : TranslationUnit;
+    const unit = new Unit(file, features, policy, memory, this.#events, this.#stes, this.#cds, tlb, keeps, counters);
     this.#unit = unit;
+    if (unit instanceof WitnessedUnit && tlb instanceof WitnessedTlb) {
+      const { witness } = options;
+      const sink = typeof witness === "function" ? witness : (report: StaleReport): unknown => this.staleReports.push(report);
+      unit.attach(new Witness(file, memory, tlb, counters, sink));
+    }
+    const stalls = new Stalls(features, policy, this.#events, unit, counters);
+    this.#stalls = stalls;
+    this.#interrupts = interrupts;
+    const events = this.#events;
+    const caches = { stes: this.#stes, cds: this.#cds, tlb: this.#tlb };
+    const ats = features.ats ? new AtsPort(file, features, policy, memory, events, interrupts, caches) : undefined;
+    this.#ats = ats;
+    this.#pri = features.pri && ats !== undefined ? new PriQueue(file, features, policy, memory, interrupts, ats) : undefined;
+    const atsCommands = (): AtsCommands | undefined => (ats === undefined ? undefined : new AtsCommands(ats, features));
+    this.#atsCommands = atsCommands();
+    const muted = (prefetch: () => void): void => {
+      events.muted = true;
+      prefetch();
+      events.muted = false;
+    };
     const target = {
       features,
+      policy,
+      stalls,
+      ats: this.#atsCommands,
       tlb: this.#tlb,
       stes: this.#stes,
       cds: this.#cds,
@@ -140,12 +245,42 @@ export class SmmuV3 implements Translator {
         return vmw <= 4 ? (1 << vmw) - 1 : 0;
       },
       e2h: (): boolean => (file.get(OFFSET.CR2) & maskOf(REG.CR2.E2H)) !== 0,
+      prefetchConfig: (sid: number, ssid: number): void => {
+        muted(() => {
+          unit.prefetch(sid, ssid);
+        });
+      },
+      prefetchAddress: (sid: number, ssid: number, lo: number, hi: number): void => {
+        if ((file.get(CR0ACK) & SMMUEN) === 0) return;
+        muted(() => {
+          unit.translate(sid, ssid, lo, hi, ssid < 0 ? ACCESS.read : ACCESS.read | ACCESS.ssidValid);
+        });
+      },
+      sendEvent: (): void => {
+        options.onSev?.();
+      },
     };
-    const table = buildCommandTable(features, options.reservedCommandBits === "illegal");
+    const table = buildCommandTable(features, policy);
     this.#commands = new CommandQueue(file, features, memory, table, target, counters);
-    this.registers = new RegisterBlock(file, features, (offset) => {
-      this.#written(offset);
-    });
+    this.#commandPort = {
+      memory,
+      maxLog2: features.cmdqs,
+      immediate: progress === "immediate",
+      newRunner: () => new CommandRunner(memory, table, { ...target, ats: atsCommands() }, counters),
+    };
+    if (features.ecmdq) {
+      this.#ecmdqs = new EnhancedCommandQueues(file, interrupts, layout, this.#commandPort, () => {
+        if (features.sev) target.sendEvent();
+      });
+      this.#otherQueues.push(this.#ecmdqs);
+    }
+    this.#atos = new AtosPort(file, features, layout, new AtosUnit(file, features, policy, memory, caches));
+    const window = (secure: boolean): RegisterBlock =>
+      new RegisterBlock(file, this.#table, policy, secure, this.#atos.vatosCtrl, (offset) => {
+        this.#written(offset);
+      });
+    this.registers = window(false);
+    this.secureRegisters = window(true);
     this.reset();
   }
 
@@ -157,14 +292,158 @@ export class SmmuV3 implements Translator {
     return this.#unit.paHi;
   }
 
-  /** Translates one access; see `Translator` of the platform. */
+  /**
+   * Translates one access; see `Translator` of the platform. `stalled` leaves it in {@link stalled}, where it is
+   * {@link lastStalled}, until software answers it, and {@link onResume} is called.
+   */
   translate(sid: number, ssid: number, lo: number, hi: number, flags: number): number {
-    return this.#unit.translate(sid, ssid, lo, hi, flags);
+    const result = this.#unit.translate(sid, ssid, lo, hi, flags);
+    return result === TRANSLATION.stalled ? this.#stalls.hold(sid, ssid, lo, hi, flags) : result;
+  }
+
+  /** The ATS port (3.9.1). Throws TypeError where IDR0.ATS is 0. */
+  get ats(): AtsPort {
+    if (this.#ats === undefined) throw new TypeError("SmmuV3: there is no ATS port, IDR0.ATS is 0");
+    return this.#ats;
+  }
+
+  /** Where page requests arrive (chapter 8). Throws TypeError where IDR0.ATS or IDR0.PRI is 0. */
+  get pri(): PriQueue {
+    if (this.#pri === undefined) throw new TypeError("SmmuV3: there is no PRI queue, IDR0.PRI is 0");
+    return this.#pri;
+  }
+
+  /** Lets further command queues execute commands on this SMMU. They advance, and are reset, with it. */
+  attachCommandQueues(queues: CommandQueues): CommandPort {
+    this.#otherQueues.push(queues);
+    return this.#commandPort;
+  }
+
+  /** Transactions that wait for software, oldest first (3.12.2). */
+  get stalled(): readonly StalledTransaction[] {
+    return this.#stalls.transactions;
+  }
+
+  /** The last transaction for which {@link translate} has returned `stalled`. */
+  get lastStalled(): StalledTransaction | undefined {
+    return this.#stalls.last;
+  }
+
+  /** Called with each stalled transaction that is answered, by its master's choice one function for all. */
+  get onResume(): ResumeHandler | undefined {
+    return this.#stalls.onResume;
+  }
+
+  set onResume(handler: ResumeHandler | undefined) {
+    this.#stalls.onResume = handler;
+  }
+
+  /**
+   * A transaction of a kind that the SMMU does not support, whether or not it is enabled: aborted, with F_UUT by choice of
+   * policy `uut` (7.3.2, 16.7.1).
+   */
+  rejectUnsupported(sid: number, ssid: number, lo: number, hi: number, flags: number): number {
+    if (this.policy.uut) this.#events.unsupported(sid, ssid, lo, hi, flags);
+    return TRANSLATION.abort;
+  }
+
+  /**
+   * Records an event of which this model has no cause, such as E_PAGE_REQUEST and conflicts. Returns false where it is lost.
+   * Throws RangeError for a field that the event has not.
+   * @param mev STE.MEV of the stream: the record may be merged
+   */
+  recordEvent(name: EventName, sid: number, values: EventValues = {}, mev: boolean = false): boolean {
+    return this.#events.report(name, sid, values, mev);
+  }
+
+  /**
+   * The SMMU has lost its consistency (Service Failure Mode, 12.3): transactions are aborted, queues are left alone, and only
+   * {@link reset} ends it.
+   */
+  enterServiceFailure(): void {
+    this.#interrupts.serviceFailure = true;
+    this.#unit.failed = true;
+    this.#unit.forgetContexts();
+    this.#stalls.terminateAll();
+    this.#interrupts.raise(GERROR_BIT.SFM_ERR);
   }
 
   /** Name of the event that the last {@link translate} caused, recorded or not; undefined for none. */
   explainLast(): string | undefined {
     return EVENT_NAMES.get(this.#unit.lastEvent);
+  }
+
+  /** Answers a request as the ATOS registers do (chapter 9): no record, no stall, STE overrides left out. Works without IDR0.ATOS too. */
+  atos(query: AtosQuery): AtosResult {
+    return this.#atos.answer(query);
+  }
+
+  /**
+   * Registers, caches and stalled transactions. Queues and tables are in memory, which is the caller's to save; attached parts
+   * (an ATC, a Tegra241 CMDQV) are not in it.
+   */
+  saveState(): SmmuState {
+    const out = new StateWriter();
+    out.put("identity", this.#id);
+    out.put("profile", this.#profile);
+    out.put("control", { left: this.#updates.left, gbpa: this.#file.gbpa, failed: this.#unit.failed, timedOut: this.#atsCommands?.timedOut });
+    out.sparse("registers", this.#file.words);
+    this.#tlb.save(out);
+    this.#stes.save("stes", out);
+    this.#cds.save("cds", out);
+    this.#stalls.save(out);
+    this.#ecmdqs?.save(out);
+    return out.finish();
+  }
+
+  /**
+   * Goes on from a state that {@link saveState} has returned, of an SMMU with the same identity and profile. Throws TypeError for any
+   * other, before anything changes.
+   */
+  restoreState(state: SmmuState): void {
+    const from = new StateReader(state);
+    from.expect("identity", this.#id);
+    from.expect("profile", this.#profile);
+    const control = from.get("control") as { left: number; gbpa: number; failed: boolean; timedOut?: boolean };
+    from.sparse("registers", this.#file.words);
+    this.#updates.left = control.left;
+    this.#file.gbpa = control.gbpa;
+    if (this.#atsCommands !== undefined) this.#atsCommands.timedOut = control.timedOut === true;
+    this.#unit.failed = control.failed;
+    this.#interrupts.serviceFailure = control.failed;
+    this.#tlb.restore(from);
+    this.#stes.restore("stes", from);
+    this.#cds.restore("cds", from);
+    this.#stalls.restore(from);
+    this.#ecmdqs?.restore(from);
+    this.#unit.forgetContexts();
+  }
+
+  /**
+   * What an access would do now, and why: everything that it reads, the rule that decides, its event. Looks at registers and
+   * memory, not at what is cached, and has no effect: no event, no cache fill, no update of a descriptor. Parameters as those of
+   * {@link translate}; {@link formatExplanation} makes text of the result.
+   */
+  explainAccess(sid: number, ssid: number, lo: number, hi: number, flags: number, options: ExplainOptions = {}): Explanation {
+    this.#explainer ??= this.#makeExplainer();
+    return this.#explainer.explain(sid, ssid, lo, hi, flags, this.#unit.failed, options);
+  }
+
+  /**
+   * Attributes with which an access goes on, after {@link translate} has let it pass; undefined where it does not. Parameters as
+   * those of {@link translate}. Sees what caches hold. The incoming ones are the defaults of 13.1.3.
+   */
+  attributes(sid: number, ssid: number, lo: number, hi: number, flags: number): OutputAttributes | undefined {
+    const counted = this.counters.values.slice();
+    const muted = this.#events.muted;
+    this.#events.muted = true;
+    const result = this.#unit.translate(sid, ssid, lo, hi, flags);
+    this.#events.muted = muted;
+    this.counters.values.set(counted);
+    if (result !== TRANSLATION.ok) return undefined;
+    if ((this.#file.get(CR0ACK) & SMMUEN) === 0) return disabledAttributes(this.features, this.#file.gbpa, flags);
+    const key = (flags & ACCESS.ssidValid) === 0 ? -1 : ssid;
+    return passedAttributes(this.features, this.#unit.passed(sid, key, lo, hi), flags);
   }
 
   /** Event records that software has not consumed, oldest first. */
@@ -181,10 +460,32 @@ export class SmmuV3 implements Translator {
     };
   }
 
-  /** Registers and caches after reset. UNKNOWN reset values are zero. */
+  /** Registers and caches after reset. */
   reset(): void {
-    this.#file.words.fill(0);
-    for (const name of ID_REGISTERS) this.#file.set(OFFSET[name], this.#id[name] ?? 0);
+    resetRegisters(this.#file, this.#table, this.layout, this.#id, this.policy);
+    this.#updates.left = 0;
+    this.#interrupts.serviceFailure = false;
+    this.#unit.failed = false;
+    this.#invalidateAll();
+    this.#stalls.terminateAll();
+    for (const queues of this.#otherQueues) queues.reset();
+  }
+
+  #makeExplainer(): Explainer {
+    const file = this.#file;
+    const memory = this.#memory;
+    const { features, policy } = this;
+    const counters = new Counters();
+    const events = new EventQueue(file, features, policy, memory, this.#interrupts, counters);
+    const configs = (): ConfigCache => new ConfigCache(none, features.sidSize);
+    const unit = new TranslationUnit(
+      file, features, policy, memory, events, configs(), configs(), new Tlb(none), false, counters,
+    );
+    return new Explainer(file, features, unit, events, new ReadRecorder(memory));
+  }
+
+  /** SMMU-global invalidation of everything cached (S_INIT.INV_ALL, 6.3.62). */
+  #invalidateAll(): void {
     this.#tlb.invalidateNonHyp();
     this.#tlb.invalidateHyp();
     this.#stes.clear();
@@ -197,19 +498,56 @@ export class SmmuV3 implements Translator {
     if (this.#progress === "clocked") this.step(this.#commandsPerTick);
   }
 
-  /** Acknowledges what software has requested and consumes up to `commands`. Returns how many were consumed. */
+  /**
+   * Acknowledges what software has requested and consumes up to `commands`, first of the Command queue. Returns how many were
+   * consumed.
+   */
   step(commands: number): number {
-    if (applyUpdates(this.#file)) this.#unit.forgetContexts();
-    return this.#commands.consume(commands);
+    if (this.#updates.step()) this.#unit.forgetContexts();
+    this.#settleStalls();
+    this.#atos.step();
+    let done = this.#commands.consume(commands);
+    for (const queues of this.#otherQueues) done += queues.advance(commands - done);
+    return done;
+  }
+
+  /** Stalled transactions end with SMMUEN (6.3.9.6), and those without a record are tried again when there is room (7.2.1). */
+  #settleStalls(): void {
+    if ((this.#file.get(CR0ACK) & SMMUEN) === 0) this.#stalls.terminateAll();
+    else this.#stalls.poll();
   }
 
   #written(offset: number): void {
+    if (offset === OFFSET.CMDQ_PROD) {
+      if (this.#progress === "immediate") this.#commands.consume(Number.MAX_SAFE_INTEGER);
+      return;
+    }
+    if (this.#ecmdqs?.written(offset) === true) return;
     // CR2, the stream table and GBPA take part in the resolution of streams.
-    if (offset !== OFFSET.CMDQ_PROD && offset !== OFFSET.EVENTQ_CONS) this.#unit.forgetContexts();
+    if (offset !== OFFSET.EVENTQ_CONS && offset !== OFFSET.PRIQ_CONS) this.#unit.forgetContexts();
+    if (offset === S_OFFSET.S_INIT) this.#initialise();
+    const waits = this.#updates.request(offset);
     if (this.#progress !== "immediate") return;
-    if (takesEffectLater(offset)) applyUpdates(this.#file);
-    if (offset === OFFSET.CMDQ_PROD || offset === OFFSET.CR0 || offset === OFFSET.GERRORN) {
+    if (waits) this.#updates.apply();
+    if (this.#atos.starts(offset)) this.#atos.step();
+    this.#settleStalls();
+    if (offset === OFFSET.CR0 || offset === OFFSET.GERRORN) {
       this.#commands.consume(Number.MAX_SAFE_INTEGER);
     }
+  }
+
+  /** CR0 is about to be acknowledged: `changed` are the bits of CR0ACK that become those of `cr0`. */
+  #updating(changed: number, cr0: number): void {
+    if ((changed & ~cr0 & SMMUEN) !== 0) this.#atos.cancel();
+    this.#unit.forgetContexts();
+  }
+
+  /** S_INIT: the write is ignored while SMMUEN is set anywhere, as is permitted then (6.3.62). */
+  #initialise(): void {
+    const file = this.#file;
+    const enabled =
+      file.get(OFFSET.CR0) | file.get(CR0ACK) | file.get(S_OFFSET.S_CR0) | file.get(S_OFFSET.S_CR0ACK);
+    if (file.get(S_OFFSET.S_INIT) !== 0 && (enabled & SMMUEN) === 0) this.#invalidateAll();
+    file.set(S_OFFSET.S_INIT, 0);
   }
 }

@@ -27,7 +27,7 @@ export interface SmmuPolicy {
   readonly updateBit: "ignore" | "store" | "apply";
   /** A second change of CR0 or IRQ_CTRL before the first is acknowledged: `ignore` (v3.2), or it replaces the first (`replace`). */
   readonly secondWrite: "ignore" | "replace";
-  /** Steps (ticks under `clocked`) from a write of CR0, IRQ_CTRL or an UPDATE bit to its effect; 1 and 0 are the next one. */
+  /** Steps (ticks under `clocked`, none under `immediate`) from a write of CR0, IRQ_CTRL or an UPDATE bit to its effect; 1 is the next. */
   readonly updateLatency: number;
 
   // Commands (chapter 4)
@@ -79,8 +79,8 @@ export interface SmmuPolicy {
 
   // ATOS (chapter 9)
 
-  /** An ATOS request with HTTUI = 0: updates flags in tables (`update`), or reports only (`never`) (9.1.4). */
-  readonly atosHttu: "update" | "never";
+  /** An ATOS request with HTTUI = 1: changes nothing (`passive`), or sets access flags where only one stage translates (`accessFlag`). */
+  readonly atosHttu: "passive" | "accessFlag";
 }
 
 /** The default: what v3.2 and later requires, and otherwise the behaviour that hides the least. */
@@ -110,7 +110,7 @@ const strict: SmmuPolicy = {
   tlb: "combined",
   speculativeAf: false,
   pointerOverflow: "truncate",
-  atosHttu: "update",
+  atosHttu: "passive",
 };
 
 export type PolicyName = "strict" | "adversarial" | "v3_1" | "qemuLike";
@@ -137,6 +137,7 @@ export const POLICIES: Readonly<Record<PolicyName, SmmuPolicy>> = {
     stallDuplicates: "suppress",
     queueWriteAbort: "asynchronous",
     pointerOverflow: "abort",
+    atosHttu: "accessFlag",
   },
   v3_1: { ...strict, guardedWrite: "apply", updateBit: "apply", secondWrite: "replace" },
   qemuLike: {

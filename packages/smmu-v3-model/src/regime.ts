@@ -1,13 +1,58 @@
-import { CD, extract, maskOf, OFFSET, REG, STE, STE_CONFIG, STE_STRW, STE_VTCR_MASK, STE_VTCR_WORD } from "@smmuv3/smmu-v3-defs";
+import { CD, extract, getField, maskOf, OFFSET, REG, STE, STE_CONFIG, STE_STRW, STE_VTCR_MASK, STE_VTCR_WORD } from "@smmuv3/smmu-v3-defs";
+import type { Field } from "@smmuv3/smmu-v3-defs";
 import { HALF, STAGE1, STAGE2 } from "@smmuv3/vmsa-walk";
 import type { Stage1Walker, Stage2Walker } from "@smmuv3/vmsa-walk";
-import { GRANULE_OF_TG0, GRANULE_OF_TG1 } from "./cd-rules.ts";
+import { CD_CONTEXT, GRANULE_OF_TG0, GRANULE_OF_TG1 } from "./cd-rules.ts";
 import type { Features } from "./presets.ts";
 import type { RegisterFile } from "./registers.ts";
+import { usesLpaeStage2 } from "./ste-rules.ts";
 import { KIND } from "./tlb.ts";
 
 const PS_SHIFT = STE.S2PS.lsb - STE.S2T0SZ.lsb;
 const PS = STE.S2PS.mask << PS_SHIFT;
+/** OAS from which physical addresses have 52 bits. */
+const LARGE_OAS = 6;
+
+/** Rows of a table that turns fields into flags: the field, its flag, and the features without which it is IGNORED. */
+type FlagRow<Of extends string> = readonly [field: Field<Of>, flag: number, built?: (features: Features) => boolean];
+
+const STAGE2_FLAGS: readonly FlagRow<"STE">[] = [
+  [STE.S2AFFD, STAGE2.AFFD],
+  [STE.S2HA, STAGE2.HA, (features) => features.httu >= 1],
+  [STE.S2HD, STAGE2.HD, (features) => features.httu >= 2],
+  [STE.S2HAFT, STAGE2.HAFT, (features) => features.httu >= 3],
+  [STE.S2ENDI, STAGE2.BIG_ENDIAN],
+  [STE.S2DS, STAGE2.DS, (features) => features.ds],
+  [STE.S2SL0_2, STAGE2.SL2, (features) => features.ds],
+  [STE.S2FWB, STAGE2.FWB, (features) => features.fwb],
+];
+
+const STAGE1_FLAGS: readonly FlagRow<"CD">[] = [
+  [CD.AFFD, STAGE1.AFFD],
+  [CD.WXN, STAGE1.WXN],
+  [CD.UWXN, STAGE1.UWXN],
+  [CD.PAN, STAGE1.PAN],
+  [CD.EPAN, STAGE1.EPAN, (features) => features.epan],
+  [CD.HA, STAGE1.HA, (features) => features.httu >= 1],
+  [CD.HD, STAGE1.HD, (features) => features.httu >= 2],
+  [CD.HAFT, STAGE1.HAFT, (features) => features.httu >= 3],
+  [CD.ENDI, STAGE1.BIG_ENDIAN],
+  [CD.DS, STAGE1.DS, (features) => features.ds],
+];
+
+/** Flags of the fields that are 1. */
+function collect<Of extends string>(
+  rows: readonly FlagRow<Of>[],
+  words: Int32Array,
+  at: number,
+  features: Features,
+): number {
+  let flags = 0;
+  for (const [field, flag, built] of rows) {
+    if ((words[at + field.word]! & maskOf(field)) !== 0 && (built === undefined || built(features))) flags |= flag;
+  }
+  return flags;
+}
 
 /** Sets up the stage-2 walker from the STE whose first word is `words[at]`. */
 export function configureStage2(walker: Stage2Walker, words: Int32Array, at: number, features: Features): void {
@@ -19,7 +64,11 @@ export function configureStage2(walker: Stage2Walker, words: Int32Array, at: num
     words[at + STE.S2TTB.word]! & STE.S2TTB.loMask,
     words[at + STE.S2TTB.word + 1]! & STE.S2TTB.hiMask,
     (vtcr & ~PS) | (ps << PS_SHIFT),
-    ((word5 & maskOf(STE.S2AFFD)) !== 0 ? STAGE2.AFFD : 0) | (features.xnx ? STAGE2.XNX : 0),
+    collect(STAGE2_FLAGS, words, at, features) |
+      (getField(words, at, STE.S2AA64) === 0 ? STAGE2.LPAE : 0) |
+      (features.xnx ? STAGE2.XNX : 0) |
+      (features.stt ? STAGE2.STT : 0) |
+      (features.oas >= LARGE_OAS ? STAGE2.LPA : 0),
   );
 }
 
@@ -35,6 +84,17 @@ export function streamKind(words: Int32Array, at: number, features: Features): n
   return el2 ? KIND.EL2 : KIND.EL1;
 }
 
+/** What the legality of a CD depends on in the STE `words[at]`: bits of CD_CONTEXT. `kind` and `single` as above. */
+export function cdContext(words: Int32Array, at: number, kind: number, single: boolean): number {
+  return (
+    (getField(words, at, STE.S1STALLD) === 1 ? CD_CONTEXT.S1STALLD : 0) |
+    (single ? CD_CONTEXT.SINGLE : 0) |
+    (kind === KIND.EL2 && !single ? CD_CONTEXT.E2H : 0) |
+    (usesLpaeStage2(words, at) ? CD_CONTEXT.LPAE_STAGE2 : 0) |
+    (getField(words, at, STE.S1PIE) === 1 ? CD_CONTEXT.S1PIE : 0)
+  );
+}
+
 /** Sets up the stage-1 walker from the CD whose first word is `words[at]`. */
 export function configureStage1(
   walker: Stage1Walker,
@@ -48,12 +108,13 @@ export function configureStage1(
   const word0 = words[at]!;
   const word1 = words[at + 1]!;
   const flags =
-    ((word1 & maskOf(CD.AFFD)) !== 0 ? STAGE1.AFFD : 0) |
-    ((word1 & maskOf(CD.WXN)) !== 0 ? STAGE1.WXN : 0) |
-    ((word1 & maskOf(CD.PAN)) !== 0 ? STAGE1.PAN : 0) |
+    collect(STAGE1_FLAGS, words, at, features) |
+    ((word1 & maskOf(CD.AA64)) === 0 ? STAGE1.LPAE : 0) |
+    (features.stt ? STAGE1.STT : 0) |
+    (features.oas >= LARGE_OAS ? STAGE1.LPA : 0) |
     (single ? STAGE1.SINGLE : 0) |
     (nested ? STAGE1.NESTED : 0) |
-    (ptw ? STAGE1.PTW : 0);
+    (nested && ptw ? STAGE1.PTW : 0);
   // An IPS beyond OAS is OAS (3.4).
   walker.configure(Math.min(extract(word1, CD.IPS), features.oas), flags);
   walker.configureHalf(
@@ -62,9 +123,12 @@ export function configureStage1(
     words[at + CD.TTB0.word + 1]! & CD.TTB0.hiMask,
     extract(word0, CD.T0SZ),
     GRANULE_OF_TG0[extract(word0, CD.TG0)] ?? 0,
-    ((word0 & maskOf(CD.EPD0)) !== 0 ? HALF.DISABLED : 0) |
+    // Without a second half EPD0 is IGNORED (5.4).
+    (!single && (word0 & maskOf(CD.EPD0)) !== 0 ? HALF.DISABLED : 0) |
       ((word1 & maskOf(CD.TBI0)) !== 0 ? HALF.TBI : 0) |
-      (features.had && (words[at + CD.HAD0.word]! & maskOf(CD.HAD0)) !== 0 ? HALF.HAD : 0),
+      (features.had && (words[at + CD.HAD0.word]! & maskOf(CD.HAD0)) !== 0 ? HALF.HAD : 0) |
+      (features.e0pd && (words[at + CD.E0PD0.word]! & maskOf(CD.E0PD0)) !== 0 ? HALF.E0PD : 0) |
+      (extract(word0, CD.SH0) << HALF.SH_SHIFT),
   );
   walker.configureHalf(
     true,
@@ -74,6 +138,8 @@ export function configureStage1(
     GRANULE_OF_TG1[extract(word0, CD.TG1)] ?? 0,
     (single || (word0 & maskOf(CD.EPD1)) !== 0 ? HALF.DISABLED : 0) |
       ((word1 & maskOf(CD.TBI1)) !== 0 ? HALF.TBI : 0) |
-      (features.had && (words[at + CD.HAD1.word]! & maskOf(CD.HAD1)) !== 0 ? HALF.HAD : 0),
+      (features.had && (words[at + CD.HAD1.word]! & maskOf(CD.HAD1)) !== 0 ? HALF.HAD : 0) |
+      (features.e0pd && (words[at + CD.E0PD1.word]! & maskOf(CD.E0PD1)) !== 0 ? HALF.E0PD : 0) |
+      (extract(word0, CD.SH1) << HALF.SH_SHIFT),
   );
 }

@@ -1,4 +1,7 @@
+import { Replacement } from "./config-cache.ts";
 import type { CacheSize } from "./config-cache.ts";
+import type { SavedWalk, WalkCache } from "./walk-cache.ts";
+import type { StateReader, StateWriter } from "./state.ts";
 
 const WAYS = 4;
 const ENTRY = 8;
@@ -16,10 +19,14 @@ const MAX_STAMPS = 4096;
 export const KIND = { EL1: 0, IPA: 1, EL2: 2 } as const;
 
 /** Word 2 of a key: VA[63:44], kind, global, log2 of the size. */
-const KIND_SHIFT = 20;
-const GLOBAL = 1 << 22;
+export const KIND_SHIFT = 20;
+export const GLOBAL: number = 1 << 22;
 const SIZE_SHIFT = 24;
 const PAGE_SIZE_4K = 12 << SIZE_SHIFT;
+
+/** Word 5 and word 7 above the address, besides the level. */
+export const CLEAN_SHIFT = 23;
+export const ATTRIBUTES_SHIFT = 20;
 
 /** What a walk found, to be inserted. The addresses are those of the access; the TLB aligns them. */
 export interface TlbFill {
@@ -36,6 +43,10 @@ export interface TlbFill {
   /** Permissions of stage 1 and 2. */
   perm: number;
   perm2: number;
+  /** Stages whose leaf is writable-clean, 2 bits. */
+  clean: number;
+  /** Memory attributes of the leaves as the descriptors have them, 12 bits. */
+  attributes: number;
 }
 
 /** Pages that a TLBI by address names. */
@@ -50,6 +61,8 @@ export interface TlbRange {
   pages: number;
   /** Level of the leaf entries that must go; 0 for any. */
   level: number;
+  /** Table descriptors above the leaves may stay. */
+  leaf: boolean;
 }
 
 /**
@@ -57,7 +70,7 @@ export interface TlbRange {
  * so that a block is invalidated by any address in it. Entries are eight words:
  *
  * 0 VA[43:12], 1 ASID | VMID << 16, 2 VA[63:44] | kind | global | size, 3 stamp, 4 PA[31:12] | permissions of both stages,
- * 5 PA[51:32] | level, 6 IPA[31:12] | log2 of the leaf, 7 IPA[51:32].
+ * 5 PA[51:32] | level | writable-clean stages, 6 IPA[31:12] | log2 of the leaf, 7 IPA[51:32] | attributes.
  *
  * Invalidation of a context is one stamp, not a scan: an entry counts only if it is as young as the youngest stamp of its
  * ASID, VMID and world, which {@link floor} gives.
@@ -69,13 +82,17 @@ export class Tlb {
   /** Changes when a floor may have changed. */
   floorEpoch = 1;
   /** Operand of {@link invalidateRange}. */
-  readonly range: TlbRange = { kind: 0, vmid: 0, asid: 0, addressLo: 0, addressHi: 0, pages: 1, level: 0 };
+  readonly range: TlbRange = { kind: 0, vmid: 0, asid: 0, addressLo: 0, addressHi: 0, pages: 1, level: 0, leaf: false };
   /** Entries evicted to make room. */
   evictions = 0;
+  /** A look-up has met two entries, and has found neither; for the caller to clear. */
+  conflict = false;
+  /** Table descriptors, which the same commands invalidate. */
+  walks: WalkCache | undefined = undefined;
 
   #setBits: number;
   #hashShift: number;
-  #next = 0;
+  readonly #replacement: Replacement;
   #now = 1;
   /** Stamps of whole worlds. */
   #nonHypFloor = 1;
@@ -97,6 +114,7 @@ export class Tlb {
   constructor(size: CacheSize) {
     this.#enabled = size.entries > 0;
     this.#grows = size.grows;
+    this.#replacement = new Replacement(size.seed);
     this.#setBits = Math.max(1, Math.ceil(Math.log2(Math.max(size.entries, WAYS) / WAYS)));
     this.#hashShift = 32 - this.#setBits;
     this.data = new Int32Array(SET << this.#setBits);
@@ -126,6 +144,16 @@ export class Tlb {
     for (let i = 0; i < this.#sizeCount; i++) {
       const found = this.#look(vpnLo & this.#masks[i]!, word2 | this.#sizes[i]!, tag, hash, floor);
       if (found >= 0) return found;
+    }
+    return -1;
+  }
+
+  /** An entry of another size than that at `at` for the same page, or -1; parameters as those of {@link find}. */
+  findOther(at: number, vpnLo: number, vpnHi: number, tag: number, key: number, hash: number, floor: number): number {
+    const word2 = vpnHi | key;
+    for (let i = 0; i < this.#sizeCount; i++) {
+      const found = this.#look(vpnLo & this.#masks[i]!, word2 | this.#sizes[i]!, tag, hash, floor);
+      if (found >= 0 && found !== at) return found;
     }
     return -1;
   }
@@ -160,6 +188,7 @@ export class Tlb {
     // Below the low bits that the size leaves to the access: those are zero in the entry.
     const paLo = fill.pageShift >= 32 ? 0 : fill.paLo & -(1 << fill.pageShift);
     const ipaLo = fill.pageShift >= 32 ? 0 : fill.ipaLo & -(1 << fill.pageShift);
+    const above = fill.pageShift > 32 ? -(1 << (fill.pageShift - 32)) : -1;
     const at = this.#place(vpn, ownTag, key);
     const data = this.data;
     data[at] = vpn;
@@ -167,34 +196,39 @@ export class Tlb {
     data[at + 2] = key;
     data[at + 3] = this.#now;
     data[at + 4] = paLo | fill.perm | (fill.perm2 << 6);
-    data[at + 5] = fill.paHi | (fill.level << 20);
+    data[at + 5] = (fill.paHi & above & 0xf_ffff) | (fill.level << 20) | (fill.clean << CLEAN_SHIFT);
     data[at + 6] = ipaLo | fill.leafShift;
-    data[at + 7] = fill.ipaHi;
+    data[at + 7] = (fill.ipaHi & above & 0xf_ffff) | (fill.attributes << ATTRIBUTES_SHIFT);
   }
 
   /** Everything but EL2 entries (TLBI_NSNH_ALL). */
   invalidateNonHyp(): void {
     this.#nonHypFloor = this.#stamp();
+    this.walks?.dropNonHyp();
   }
 
   /** All EL2 entries (TLBI_EL2_ALL). */
   invalidateHyp(): void {
     this.#hypFloor = this.#stamp();
+    this.walks?.dropHyp();
   }
 
   /** All entries of a VMID (TLBI_S12_VMALL). */
   invalidateVmid(vmid: number): void {
     this.#vmidStamps[vmid] = this.#stamp();
+    this.walks?.dropVmid(vmid);
   }
 
   /** Entries of a VMID that hold a stage 1: combined ones and global ones as well (TLBI_NH_ALL). */
   invalidateStage1(vmid: number): void {
     this.#stage1Stamps[vmid] = this.#stamp();
+    this.walks?.dropStage1(vmid);
   }
 
   /** Entries of an ASID that are not global (TLBI_NH_ASID, TLBI_EL2_ASID). */
   invalidateAsid(kind: number, vmid: number, asid: number): void {
     this.#asidStamps.set(contextKey(kind, vmid, asid), this.#stamp());
+    this.walks?.dropAsid(kind, vmid, asid);
     if (this.#asidStamps.size > MAX_STAMPS) this.#fold();
   }
 
@@ -202,6 +236,7 @@ export class Tlb {
   invalidateRange(): void {
     const { range } = this;
     const { kind, asid, pages } = range;
+    if (!range.leaf) this.walks?.dropRange(range);
     // A tagged address and the VA that its entry is kept under agree after extension from bit 55.
     const hi = kind === KIND.IPA ? range.addressHi : (range.addressHi << 8) >> 8;
     if (pages === 1 && asid >= 0 && !this.#fractured) {
@@ -216,6 +251,18 @@ export class Tlb {
     for (let i = 0; i < pages; i++) {
       const page = first + i;
       this.#probeContexts(page | 0, Math.floor(page / 0x1_0000_0000) & 0xf_ffff, range);
+    }
+  }
+
+  /** Drops entries of stage 1 whose output, an IPA where both stages are used, is in {@link range}. */
+  dropByIpa(): void {
+    const { data, range } = this;
+    const first = (range.addressHi >>> 0) * 0x10_0000 + (range.addressLo >>> 12);
+    for (let at = 0; at < data.length; at += ENTRY) {
+      const key = data[at + 2]!;
+      if (((key >>> KIND_SHIFT) & 3) !== KIND.EL1 || data[at + 1]! >>> 16 !== range.vmid) continue;
+      const page = (data[at + 7]! & 0xf_ffff) * 0x10_0000 + (data[at + 6]! >>> 12);
+      if (page < first + range.pages && page + 2 ** ((key >>> SIZE_SHIFT) - 12) > first) data[at + 3] = 0;
     }
   }
 
@@ -300,7 +347,45 @@ export class Tlb {
 
   #victim(first: number): number {
     this.evictions++;
-    return first + (this.#next++ & (WAYS - 1)) * ENTRY;
+    return first + this.#replacement.way() * ENTRY;
+  }
+
+  /** Everything that look-ups and invalidations depend on. */
+  save(out: StateWriter): void {
+    out.put("tlb", {
+      next: this.#replacement.state, now: this.#now, nonHypFloor: this.#nonHypFloor, hypFloor: this.#hypFloor, fractured: this.#fractured,
+      hasGlobals: this.hasGlobals, evictions: this.evictions, setBits: this.#setBits, sizes: [...this.#sizes.subarray(0, this.#sizeCount)],
+      asids: [...this.#asidStamps], walks: this.walks?.save() ?? [],
+    });
+    out.sparse("tlb.data", this.data);
+    out.sparse("tlb.vmids", this.#vmidStamps);
+    out.sparse("tlb.stage1", this.#stage1Stamps);
+  }
+
+  restore(from: StateReader): void {
+    const saved = from.get("tlb") as {
+      next: number; now: number; nonHypFloor: number; hypFloor: number; fractured: boolean; hasGlobals: boolean; evictions: number;
+      setBits: number; sizes: number[]; asids: [number, number][]; walks: SavedWalk[];
+    };
+    this.#replacement.state = saved.next;
+    this.walks?.restore(saved.walks);
+    this.#now = saved.now;
+    this.#nonHypFloor = saved.nonHypFloor;
+    this.#hypFloor = saved.hypFloor;
+    this.#fractured = saved.fractured;
+    this.hasGlobals = saved.hasGlobals;
+    this.evictions = saved.evictions;
+    this.#setBits = saved.setBits;
+    this.#hashShift = 32 - saved.setBits;
+    this.#sizeCount = 0;
+    for (const size of saved.sizes) this.#sizeMask(size >>> SIZE_SHIFT);
+    this.#asidStamps.clear();
+    for (const [context, stamp] of saved.asids) this.#asidStamps.set(context, stamp);
+    this.data = new Int32Array(SET << saved.setBits);
+    from.sparse("tlb.data", this.data);
+    from.sparse("tlb.vmids", this.#vmidStamps);
+    from.sparse("tlb.stage1", this.#stage1Stamps);
+    this.floorEpoch++;
   }
 
   #live(data: Int32Array, at: number): boolean {

@@ -1,48 +1,53 @@
 import { ACCESS, LEVEL, TRANSLATION } from "@smmuv3/platform";
 import type { Counters, Memory } from "@smmuv3/platform";
-import { CD, EVENTS, getField, maskOf, OFFSET, REG, STE, STE_CONFIG, STE_S1DSS } from "@smmuv3/smmu-v3-defs";
+import { CD, EVENTS, getField, maskOf, OFFSET, REG, STE, STE_CONFIG } from "@smmuv3/smmu-v3-defs";
 import { FAULT_CLASS, PERM, Stage1Walker, Stage2Walker, WALK } from "@smmuv3/vmsa-walk";
 import { NEED, overrideIndex } from "./attributes.ts";
 import { CdChecker } from "./cd-rules.ts";
-import { ConfigFetcher, STAGE2_FAULT } from "./config.ts";
+import { ConfigFetcher, selectSubstream, STAGE1_BYPASS, STAGE2_FAULT } from "./config.ts";
 import type { ConfigCache } from "./config-cache.ts";
 import type { EventQueue } from "./events.ts";
-import { FaultReporter, FAULTS } from "./faults.ts";
+import { cdFaults, FaultReporter, FAULTS, steFaults } from "./faults.ts";
+import { cacheable, CLEAN, emptyFill, fillStage1, fillStage2 } from "./fill.ts";
+import type { Passed } from "./output-attributes.ts";
+import type { SmmuPolicy } from "./policy.ts";
 import type { Features } from "./presets.ts";
-import { configureStage1, configureStage2, isSingle, streamKind } from "./regime.ts";
+import { cdContext, configureStage1, configureStage2, isSingle, streamKind } from "./regime.ts";
 import type { RegisterFile } from "./registers.ts";
-import { SteChecker } from "./ste-rules.ts";
-import { KIND, Tlb } from "./tlb.ts";
+import { SteChecker, usesVms } from "./ste-rules.ts";
+import { ATTRIBUTES_SHIFT, CLEAN_SHIFT, KIND, Tlb } from "./tlb.ts";
 import type { TlbFill } from "./tlb.ts";
+import type { ReadRecorder } from "./trace.ts";
+import { CachedWalks } from "./walk-cache.ts";
 
 /** Streams resolved and ready for a TLB look-up: direct mapped, in front of the configuration caches. */
 const CONTEXTS = 4096;
-/** Words of a context; see the constants below. */
+/** Words of a context; CD_INDEX is -1 without stage 1, FAULT_CONFIG has flags of FAULTS. */
 const CONTEXT = 16;
 const SID = 0;
 const SSID = 1;
 const EPOCH = 2;
-/** Flags of {@link USES}, zero where the stream bypasses. */
-const STAGES = 3;
+/** Packed: `overrideIndex` [6:3], {@link USES} [9:8], TBI0 [10], TBI1 [11], kind [21:20] as in a TLB key. */
+const SHAPE = 3;
 const TAG = 4;
 const HASH = 5;
 const FLOOR = 6;
 const GLOBAL_FLOOR = 7;
 const FLOOR_EPOCH = 8;
-/** `overrideIndex` of the STE. */
-const OVERRIDE = 9;
-/** `kind << 20`, the part of a TLB key that the stream gives. */
-const KEY = 10;
-/** TBI0 | TBI1 << 1. */
-const TBI = 11;
-/** Flags of {@link FAULTS}. */
-const FAULT_CONFIG = 12;
-
-const USES = { S1: 1, S2: 2 } as const;
-/** Index of the CD in the stream's table, -1 where stage 1 is not used. */
-const CD_INDEX = 13;
-
+const FAULT_CONFIG = 9;
+const CD_INDEX = 10;
+/** Bits of the high word of an input address that must be zero where no stage translates. */
+const TOO_HIGH = 11;
+const OVERRIDE_BITS = 0x78;
+const TBI_SHIFT = 10;
+const TBI_BITS = 3 << TBI_SHIFT;
+const KEY_BITS = 3 << 20;
+/** Stages in use; neither where the stream bypasses. */
+const USES = { S1: 1 << 8, S2: 2 << 8 } as const;
+const USES_BITS = USES.S1 | USES.S2;
 const SMMUEN = maskOf(REG.CR0ACK.SMMUEN);
+const WRITES = PERM.WRITE | PERM.PRIV_WRITE;
+const UNPRIVILEGED = PERM.READ | PERM.WRITE | PERM.EXECUTE;
 const GBPA_ABORT = maskOf(REG.GBPA.ABORT);
 
 /**
@@ -52,6 +57,8 @@ const GBPA_ABORT = maskOf(REG.GBPA.ABORT);
 export class TranslationUnit {
   paLo = 0;
   paHi = 0;
+  /** Service Failure Mode: every transaction is aborted (12.3). */
+  failed = false;
 
   readonly stage2: Stage2Walker;
   readonly stage1: Stage1Walker;
@@ -66,14 +73,18 @@ export class TranslationUnit {
   readonly #steChecker: SteChecker;
   readonly #cdChecker: CdChecker;
   readonly #keeps: boolean;
+  /** Invalid STEs and CDs are not kept. */
+  readonly #refetches: boolean;
+  /** Bits of a high word beyond OAS, and beyond IAS. */
+  readonly #beyondOas: number;
+  readonly #beyondIas: number;
   readonly #contexts = new Int32Array(CONTEXTS * CONTEXT);
+  readonly #walks: CachedWalks | undefined;
   #epoch = 1;
   /** Context that the walkers are set up for, and the epoch of that. */
   #loaded = -1;
   #loadedEpoch = 0;
-  readonly #fill: TlbFill = {
-    pageShift: 12, leafShift: 12, level: 3, global: false, paLo: 0, paHi: 0, ipaLo: 0, ipaHi: 0, perm: 0, perm2: 0,
-  };
+  readonly #fill: TlbFill = emptyFill();
 
   readonly #counts: Float64Array;
   readonly #translations: number;
@@ -88,6 +99,7 @@ export class TranslationUnit {
   constructor(
     file: RegisterFile,
     features: Features,
+    policy: SmmuPolicy,
     memory: Memory,
     events: EventQueue,
     stes: ConfigCache,
@@ -102,13 +114,17 @@ export class TranslationUnit {
     this.#stes = stes;
     this.#cds = cds;
     this.#keeps = keeps;
+    this.#beyondOas = ~((1 << (features.oasBits - 32)) - 1);
+    this.#beyondIas = ~((1 << (features.iasBits - 32)) - 1);
     this.#steChecker = new SteChecker(features);
     this.#cdChecker = new CdChecker(features);
     this.stage2 = new Stage2Walker(memory);
     this.stage1 = new Stage1Walker(memory, this.stage2);
-    const fetcher = new ConfigFetcher(file, features, memory, stes, cds, this.stage2);
+    const fetcher = new ConfigFetcher(file, features, memory, stes, cds, this.stage2, policy.pointerOverflow === "abort");
+    this.#refetches = policy.invalidConfigCaching === "refetch";
     this.#fetcher = fetcher;
     this.#faults = new FaultReporter(events, fetcher, this.stage1, this.stage2);
+    this.#walks = keeps && tlb.walks !== undefined ? new CachedWalks(tlb.walks, features, this.stage1, this.stage2) : undefined;
     this.#contexts.fill(-1);
     this.#counts = counters.values;
     const id = (name: string): number => counters.id(name) + LEVEL.device;
@@ -127,9 +143,25 @@ export class TranslationUnit {
     return this.#faults.last;
   }
 
+  /** Reports every structure and descriptor that is read to `recorder`; null stops that. */
+  trace(recorder: ReadRecorder | null): void {
+    this.#fetcher.trace = recorder === null ? null : recorder.config;
+    const walk = recorder === null ? null : recorder.walk;
+    // Stage 2 goes with it.
+    this.stage1.trace = walk;
+  }
+
   /** Configuration may have changed: resolved streams are looked up again. */
   forgetContexts(): void {
     this.#epoch = (this.#epoch + 1) | 0;
+  }
+
+  /**
+   * Brings the configuration of a stream into the caches (CMD_PREFETCH_CONFIG, 4.2.1); `ssid` is -1 without one. The caller
+   * mutes events.
+   */
+  prefetch(sid: number, ssid: number): void {
+    if ((this.#file.get(OFFSET.CR0ACK) & SMMUEN) !== 0) this.#resolve(contextSlot(sid, ssid), sid, ssid, 0, 0, ACCESS.read);
   }
 
   /** See `Translator.translate` of the platform. */
@@ -137,7 +169,7 @@ export class TranslationUnit {
     const contexts = this.#contexts;
     const counts = this.#counts;
     const key = (flags & ACCESS.ssidValid) !== 0 ? ssid : -1;
-    const slot = (sid + Math.imul(key + 1, 0x9e3b)) & (CONTEXTS - 1);
+    const slot = contextSlot(sid, key);
     const c = slot * CONTEXT;
     counts[this.#translations]!++;
     this.#faults.last = 0;
@@ -147,17 +179,16 @@ export class TranslationUnit {
     } else {
       counts[this.#steHits]!++;
     }
-    const need = NEED[contexts[c + OVERRIDE]! | (flags & 7)]!;
-    if (contexts[c + STAGES] === 0) return this.#bypass(sid, key, lo, hi, need);
+    const shape = contexts[c + SHAPE]!;
+    const need = NEED[(shape & OVERRIDE_BITS) | (flags & 7)]!;
+    if ((shape & USES_BITS) === 0) return this.#bypass(c, sid, key, lo, hi, need);
 
     const tlb = this.tlb;
     if (contexts[c + FLOOR_EPOCH] !== tlb.floorEpoch) this.#refreshFloors(c);
-    const tbi = contexts[c + TBI]!;
-    // A tagged address is kept under its extension from bit 55.
-    const top = tbi !== 0 && ((tbi >>> ((hi >>> 23) & 1)) & 1) !== 0 ? (hi << 8) >> 8 : hi;
+    const top = (shape & TBI_BITS) === 0 ? hi : untagged(hi, shape);
     const vpnLo = (lo >>> 12) | (top << 20);
     const vpnHi = top >>> 12;
-    const keyBits = contexts[c + KEY]!;
+    const keyBits = shape & KEY_BITS;
     let at = tlb.find(vpnLo, vpnHi, contexts[c + TAG]!, keyBits, contexts[c + HASH]!, contexts[c + FLOOR]!);
     if (at < 0 && tlb.hasGlobals) at = this.#findGlobal(c, vpnLo, vpnHi, keyBits);
     if (at < 0) return this.#miss(slot, sid, key, lo, hi, flags);
@@ -166,7 +197,7 @@ export class TranslationUnit {
     const data = tlb.data;
     const word4 = data[at + 4]!;
     if ((word4 & need) === 0 || ((word4 >>> 6) & need) === 0) {
-      return this.#permissionFault(c, at, sid, key, lo, hi, need);
+      return this.#refused(slot, at, sid, key, lo, hi, flags);
     }
     const shift = data[at + 2]! >>> 24;
     const offset = shift < 32 ? (1 << shift) - 1 : -1;
@@ -185,7 +216,7 @@ export class TranslationUnit {
 
   #refreshFloors(c: number): void {
     const contexts = this.#contexts;
-    const kind = contexts[c + KEY]! >>> 20;
+    const kind = contexts[c + SHAPE]! >>> 20;
     const tag = contexts[c + TAG]!;
     contexts[c + FLOOR] = this.tlb.floor(kind, tag >>> 16, tag & 0xffff);
     contexts[c + GLOBAL_FLOOR] = this.tlb.floor(kind, tag >>> 16, -1);
@@ -197,6 +228,7 @@ export class TranslationUnit {
    * else -1.
    */
   #resolve(slot: number, sid: number, ssid: number, lo: number, hi: number, flags: number): number {
+    if (this.failed) return TRANSLATION.abort;
     if ((this.#file.get(OFFSET.CR0ACK) & SMMUEN) === 0) return this.#disabled(lo, hi);
     const fetcher = this.#fetcher;
     const features = this.#features;
@@ -210,34 +242,22 @@ export class TranslationUnit {
     if (failed !== 0) return this.#faults.configuration(failed, sid, ssid);
     const raw = this.#stes.data;
     const r = fetcher.at;
-    if (!this.#steChecker.check(raw, r)) {
-      return this.#faults.configuration(EVENTS.C_BAD_STE.type, sid, ssid);
-    }
+    const legal = this.#steChecker.check(raw, r);
+    if (!legal && this.#refetches) this.#stes.remove(sid, -1);
+    if (!legal) return this.#faults.configuration(EVENTS.C_BAD_STE.type, sid, ssid);
     const config = getField(raw, r, STE.Config);
     if (config < STE_CONFIG.bypass) return TRANSLATION.abort;
+    this.#faults.mev = getField(raw, r, STE.MEV) === 1;
+    // The priority of this event after C_BAD_STE is IMPLEMENTATION DEFINED (7.3.20).
+    const refused = usesVms(raw, r, features) ? fetcher.vms(raw, r) : 0;
+    if (refused !== 0) return this.#faults.configuration(refused, sid, ssid);
 
     let stages = (config & 1 ? USES.S1 : 0) | (config & 2 ? USES.S2 : 0);
-    const cdMax = features.ssidSize === 0 ? 0 : getField(raw, r, STE.S1CDMax);
-    let cdIndex = 0;
-    if (ssid >= 0) {
-      if ((stages & USES.S1) === 0 || cdMax === 0 || ssid >= 2 ** cdMax) {
-        return this.#faults.configuration(EVENTS.C_BAD_SUBSTREAMID.type, sid, ssid);
-      }
-      // CD 0 belongs to the traffic without a SubstreamID (5.2, S1DSS).
-      if (ssid === 0 && getField(raw, r, STE.S1DSS) === STE_S1DSS.ssid0) {
-        return this.#faults.configuration(EVENTS.F_STREAM_DISABLED.type, sid, -1);
-      }
-      cdIndex = ssid;
-    } else if ((stages & USES.S1) !== 0 && cdMax > 0) {
-      const dss = getField(raw, r, STE.S1DSS);
-      if (dss === STE_S1DSS.bypass) stages &= ~USES.S1;
-      else if (dss !== STE_S1DSS.ssid0) return this.#faults.configuration(EVENTS.F_STREAM_DISABLED.type, sid, -1);
-    }
-
-    const privcfg = features.attrPermsOvr ? getField(raw, r, STE.PRIVCFG) : 0;
-    const instcfg = features.attrPermsOvr ? getField(raw, r, STE.INSTCFG) : 0;
-    const override = overrideIndex(privcfg, instcfg);
-    let faults = getField(raw, r, STE.S2R) === 1 ? FAULTS.S2R : 0;
+    const cdIndex = selectSubstream(raw, r, ssid, (stages & USES.S1) !== 0, features);
+    if (cdIndex < STAGE1_BYPASS) return this.#faults.configuration(-cdIndex, sid, ssid);
+    if (cdIndex === STAGE1_BYPASS) stages &= ~USES.S1;
+    const override = features.attrPermsOvr ? overrideIndex(getField(raw, r, STE.PRIVCFG), getField(raw, r, STE.INSTCFG)) : 0;
+    let faults = steFaults(raw, r);
     if ((stages & USES.S2) !== 0) {
       this.#loaded = -1;
       configureStage2(this.stage2, raw, r, features);
@@ -251,40 +271,34 @@ export class TranslationUnit {
       const status = fetcher.cd(sid, cdIndex, raw, r, (stages & USES.S2) !== 0);
       counts[fetcher.hit ? this.#cdHits : this.#cdMisses]!++;
       if (status === STAGE2_FAULT) {
-        this.#contexts[c + FAULT_CONFIG] = faults;
         const need = NEED[override | (flags & 7)]!;
-        return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, fetcher.walkStatus, FAULT_CLASS.CD, fetcher.ipaLo, fetcher.ipaHi, sid, ssid, lo, hi, need);
+        return this.#faults.stage2(faults, fetcher.walkStatus, FAULT_CLASS.CD, fetcher.ipaLo, fetcher.ipaHi, sid, ssid, lo, hi, need);
       }
-      if (status !== 0) {
-        // Through S1DSS the substream was 0 although the transaction had none (7.3.9).
-        const shown = status === EVENTS.C_BAD_SUBSTREAMID.type ? cdIndex : ssid;
-        return this.#faults.configuration(status, sid, shown);
-      }
+      // Through S1DSS the substream was 0 although the transaction had none (7.3.9).
+      const shown = status === EVENTS.C_BAD_SUBSTREAMID.type ? cdIndex : ssid;
+      if (status !== 0) return this.#faults.configuration(status, sid, shown);
       const cds = this.#cds.data;
       const cd = fetcher.at;
       const single = isSingle(kind, this.#file);
-      const s1Stalld = getField(raw, r, STE.S1STALLD) === 1;
-      if (!this.#cdChecker.check(cds, cd, s1Stalld, single)) {
-        return this.#faults.configuration(EVENTS.C_BAD_CD.type, sid, ssid);
-      }
+      const cdLegal = this.#cdChecker.check(cds, cd, cdContext(raw, r, kind, single));
+      if (!cdLegal && this.#refetches) this.#cds.remove(sid, cdIndex);
+      if (!cdLegal) return this.#faults.configuration(EVENTS.C_BAD_CD.type, sid, ssid);
       const asid = single ? 0 : getField(cds, cd, CD.ASID) & features.asidMask;
       tag = asid | (kind === KIND.EL2 ? 0 : vmid << 16);
-      tbi = getField(cds, cd, CD.TBI0) | (getField(cds, cd, CD.TBI1) << 1);
-      if (getField(cds, cd, CD.R) === 1) faults |= FAULTS.R;
-      if (getField(cds, cd, CD.A) === 1) faults |= FAULTS.A;
+      faults |= cdFaults(cds, cd, features.e0pd && !single);
+      // VMSAv8-32 has no tags.
+      if (getField(cds, cd, CD.AA64) === 1) tbi = getField(cds, cd, CD.TBI0) | (getField(cds, cd, CD.TBI1) << 1);
     }
 
     const contexts = this.#contexts;
     contexts[c + SID] = sid;
     contexts[c + SSID] = ssid;
-    contexts[c + STAGES] = stages;
+    contexts[c + SHAPE] = override | stages | (tbi << TBI_SHIFT) | Tlb.key(kind, false);
     contexts[c + TAG] = tag;
     contexts[c + HASH] = Tlb.hash(tag, kind);
-    contexts[c + OVERRIDE] = override;
-    contexts[c + KEY] = Tlb.key(kind, false);
-    contexts[c + TBI] = tbi;
     contexts[c + FAULT_CONFIG] = faults;
-    contexts[c + CD_INDEX] = (stages & USES.S1) === 0 ? -1 : cdIndex;
+    contexts[c + CD_INDEX] = cdIndex;
+    contexts[c + TOO_HIGH] = config === STE_CONFIG.bypass ? this.#beyondOas : this.#beyondIas;
     this.#refreshFloors(c);
     // Without caches a context serves the one transaction that resolved it.
     if (this.#keeps) contexts[c + EPOCH] = this.#epoch;
@@ -292,24 +306,21 @@ export class TranslationUnit {
     return -1;
   }
 
-  /** SMMUEN = 0: GBPA decides (3.11). */
+  /** SMMUEN = 0: GBPA decides (3.11); what exceeds OAS is aborted without a record (3.4). */
   #disabled(lo: number, hi: number): number {
-    if ((this.#file.get(OFFSET.GBPA) & GBPA_ABORT) !== 0) return TRANSLATION.abort;
+    if ((this.#file.gbpa & GBPA_ABORT) !== 0 || (hi & this.#beyondOas) !== 0) return TRANSLATION.abort;
     this.paLo = lo;
     this.paHi = hi;
     return TRANSLATION.ok;
   }
 
-  /** Neither stage translates: the address must be within IAS (3.4.1). */
-  #bypass(sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    if (this.#beyondInput(hi)) return this.#faults.bypass(sid, ssid, lo, hi, need);
+  /** Neither stage translates: Config limits the address to OAS; S1DSS to IAS, and what passes is cut to OAS (3.4). */
+  #bypass(c: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
+    const contexts = this.#contexts;
+    if ((hi & contexts[c + TOO_HIGH]!) !== 0) return this.#faults.bypass(contexts[c + FAULT_CONFIG]!, sid, ssid, lo, hi, need);
     this.paLo = lo;
-    this.paHi = hi;
+    this.paHi = hi & ~this.#beyondOas;
     return TRANSLATION.ok;
-  }
-
-  #beyondInput(hi: number): boolean {
-    return (hi & ~((1 << (this.#features.iasBits - 32)) - 1)) !== 0;
   }
 
   /**
@@ -320,7 +331,7 @@ export class TranslationUnit {
     if (this.#keeps && this.#loaded === slot && this.#loadedEpoch === this.#epoch) return true;
     const c = slot * CONTEXT;
     const contexts = this.#contexts;
-    const stages = contexts[c + STAGES]!;
+    const stages = contexts[c + SHAPE]! & USES_BITS;
     const nested = (stages & USES.S2) !== 0;
     const cdIndex = contexts[c + CD_INDEX]!;
     const ste = this.#keeps ? this.#stes.find(sid, -1) : this.#stes.last;
@@ -330,7 +341,7 @@ export class TranslationUnit {
     if (nested) configureStage2(this.stage2, words, ste, this.#features);
     if ((stages & USES.S1) !== 0) {
       const ptw = getField(words, ste, STE.S2PTW) === 1;
-      const single = isSingle(contexts[c + KEY]! >>> 20, this.#file);
+      const single = isSingle(contexts[c + SHAPE]! >>> 20, this.#file);
       configureStage1(this.stage1, this.#cds.data, cd, this.#features, nested, ptw, single);
     }
     this.#loaded = slot;
@@ -345,11 +356,16 @@ export class TranslationUnit {
       this.#load(slot, sid);
     }
     const c = slot * CONTEXT;
-    const need = NEED[this.#contexts[c + OVERRIDE]! | (flags & 7)]!;
+    const need = NEED[(this.#contexts[c + SHAPE]! & OVERRIDE_BITS) | (flags & 7)]!;
+    if (this.tlb.conflict) {
+      this.tlb.conflict = false;
+      const stage2 = (this.#contexts[c + SHAPE]! & USES.S1) === 0;
+      return this.#faults.conflict(this.#contexts[c + FAULT_CONFIG]!, sid, ssid, lo, hi, need, stage2);
+    }
     this.#counts[this.#tlbMisses]!++;
     const reads = this.stage1.reads + this.stage2.reads;
     const result =
-      (this.#contexts[c + STAGES]! & USES.S1) !== 0
+      (this.#contexts[c + SHAPE]! & USES.S1) !== 0
         ? this.#walkStage1(c, sid, ssid, lo, hi, need)
         : this.#walkStage2(c, sid, ssid, lo, hi, need);
     this.#counts[this.#walkReads]! += this.stage1.reads + this.stage2.reads - reads;
@@ -358,66 +374,127 @@ export class TranslationUnit {
 
   #walkStage1(c: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
     const walker = this.stage1;
-    const status = walker.walk(lo, hi, need);
+    const shape = this.#contexts[c + SHAPE]!;
+    const faults = this.#contexts[c + FAULT_CONFIG]!;
+    const nested = (shape & USES.S2) !== 0;
+    const status = this.#walks === undefined ? walker.walk(lo, hi, need) : this.#walkCached(c, sid, lo, hi, need);
     if (status === WALK.OK) {
-      const kind = this.#contexts[c + KEY]! >>> 20;
-      const fill = this.#fill;
-      fill.pageShift = walker.pageShift;
-      fill.leafShift = walker.shift;
-      fill.level = walker.level;
-      // Global pages are a matter of worlds with ASIDs.
-      fill.global = (walker.descLo & 0x800) === 0 && !isSingle(kind, this.#file);
-      fill.ipaLo = walker.ipaLo;
-      fill.ipaHi = walker.ipaHi;
-      fill.perm = walker.perm;
-      fill.perm2 = walker.perm2;
-      this.#keep(c, kind, lo, hi, walker.paLo, walker.paHi);
+      this.#keepStage1(c, lo, hi, nested);
+      this.paLo = walker.paLo;
+      this.paHi = walker.paHi;
       return TRANSLATION.ok;
     }
     if (walker.stage === 2) {
-      return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, status, walker.faultClass, walker.ipaLo, walker.ipaHi, sid, ssid, lo, hi, need);
+      const { faultClass, ipaLo, ipaHi } = walker;
+      if (status === WALK.PERMISSION && faultClass === FAULT_CLASS.IN && cacheable(walker) && cacheable(this.stage2)) {
+        this.#keepStage1(c, lo, hi, true);
+      }
+      return this.#faults.stage2(faults, status, faultClass, ipaLo, ipaHi, sid, ssid, lo, hi, need);
     }
-    return this.#faults.stage1(this.#contexts[c + FAULT_CONFIG]!, status, sid, ssid, lo, hi, need);
+    // What is refused for its rights may be kept (16.2), and shows the TLBI that a change of rights lacks.
+    if (status === WALK.PERMISSION && !nested && cacheable(walker)) this.#keepStage1(c, lo, hi, false);
+    return this.#faults.stage1(faults, status, sid, ssid, lo, hi, need);
+  }
+
+  #keepStage1(c: number, lo: number, hi: number, nested: boolean): void {
+    const kind = this.#contexts[c + SHAPE]! >>> 20;
+    fillStage1(this.#fill, this.stage1, nested, isSingle(kind, this.#file), this.#e0pd(c, hi));
+    this.#insert(c, kind, lo, hi);
+  }
+
+  /** A walk through the walk cache; the walkers were set up by {@link #load}. */
+  #walkCached(c: number, sid: number, lo: number, hi: number, need: number): number {
+    const contexts = this.#contexts;
+    const shape = contexts[c + SHAPE]!;
+    const words = this.#stes.data;
+    const ste = this.#stes.find(sid, -1);
+    const top = untagged(hi, shape);
+    const tag = contexts[c + TAG]!;
+    if ((shape & USES.S1) === 0) {
+      if (ste < 0) return this.stage2.walk(lo, hi, need);
+      this.#loaded = -1;
+      return this.#walks!.stage2(words, ste, tag, lo, top, need);
+    }
+    const kind = shape >>> 20;
+    const single = isSingle(kind, this.#file);
+    const cd = this.#cds.find(sid, contexts[c + CD_INDEX]!);
+    if (ste < 0 || cd < 0) return this.stage1.walk(lo, hi, need);
+    this.#loaded = -1;
+    const ptw = getField(words, ste, STE.S2PTW) === 1;
+    const nested = (shape & USES.S2) !== 0;
+    return this.#walks!.stage1(this.#cds.data, cd, nested, ptw, single, kind, tag, lo, top, need);
   }
 
   #walkStage2(c: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    if (this.#beyondInput(hi)) return this.#faults.bypass(sid, ssid, lo, hi, need);
+    const faults = this.#contexts[c + FAULT_CONFIG]!;
+    if ((hi & this.#beyondIas) !== 0) return this.#faults.bypass(faults, sid, ssid, lo, hi, need);
     const walker = this.stage2;
-    const status = walker.walk(lo, hi, need);
-    if (status !== WALK.OK) return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, status, FAULT_CLASS.IN, lo, hi, sid, ssid, lo, hi, need);
-    const fill = this.#fill;
-    fill.pageShift = walker.shift;
-    fill.leafShift = walker.shift;
-    fill.level = walker.level;
-    fill.global = false;
-    fill.ipaLo = lo;
-    fill.ipaHi = hi;
-    fill.perm = PERM.ALL;
-    fill.perm2 = walker.perm;
-    this.#keep(c, KIND.IPA, lo, hi, walker.paLo, walker.paHi);
+    const status = this.#walks === undefined ? walker.walk(lo, hi, need) : this.#walkCached(c, sid, lo, hi, need);
+    if (status === WALK.OK || (status === WALK.PERMISSION && cacheable(walker))) {
+      fillStage2(this.#fill, walker, lo, hi);
+      this.#insert(c, KIND.IPA, lo, hi);
+    }
+    if (status !== WALK.OK) return this.#faults.stage2(faults, status, FAULT_CLASS.IN, lo, hi, sid, ssid, lo, hi, need);
+    this.paLo = walker.paLo;
+    this.paHi = walker.paHi;
     return TRANSLATION.ok;
   }
 
-  #keep(c: number, kind: number, lo: number, hi: number, paLo: number, paHi: number): void {
-    this.paLo = paLo;
-    this.paHi = paHi;
-    const fill = this.#fill;
-    fill.paLo = paLo;
-    fill.paHi = paHi;
-    const tbi = this.#contexts[c + TBI]!;
-    const top = ((tbi >>> ((hi >>> 23) & 1)) & 1) !== 0 ? (hi << 8) >> 8 : hi;
-    this.tlb.insert((lo >>> 12) | (top << 20), top >>> 12, kind, this.#contexts[c + TAG]!, fill);
+  /** What an access that was just let pass went through. */
+  passed(sid: number, ssid: number, lo: number, hi: number): Passed {
+    const contexts = this.#contexts;
+    const c = contextSlot(sid, ssid) * CONTEXT;
+    const shape = contexts[c + SHAPE]!;
+    const top = untagged(hi, shape);
+    const vpn = (lo >>> 12) | (top << 20);
+    const key = shape & KEY_BITS;
+    let at = this.tlb.find(vpn, top >>> 12, contexts[c + TAG]!, key, contexts[c + HASH]!, contexts[c + FLOOR]!);
+    if (at < 0) at = this.#findGlobal(c, vpn, top >>> 12, key);
+    const raw = at < 0 ? this.#fill.attributes : this.tlb.data[at + 7]! >>> ATTRIBUTES_SHIFT;
+    const ste = this.#keeps ? this.#stes.find(sid, -1) : this.#stes.last;
+    const cd = this.#keeps ? this.#cds.find(sid, contexts[c + CD_INDEX]!) : this.#cds.last;
+    const uses = { stage1: (shape & USES.S1) !== 0, stage2: (shape & USES.S2) !== 0 };
+    return { override: shape & OVERRIDE_BITS, ...uses, raw, stes: this.#stes.data, ste, cds: this.#cds.data, cd };
   }
 
-  /** A TLB entry that does not permit the access. Stage 1 comes first (3.4, 2.5 of the walk). */
-  #permissionFault(c: number, at: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    const data = this.tlb.data;
-    if ((data[at + 4]! & need) === 0) {
-      return this.#faults.stage1(this.#contexts[c + FAULT_CONFIG]!, WALK.PERMISSION, sid, ssid, lo, hi, need);
-    }
-    const shift = data[at + 2]! >>> 24;
-    const offset = shift < 32 ? (1 << shift) - 1 : -1;
-    const ipaLo = (data[at + 6]! & ~0xfff & ~offset) | (lo & offset);
-    return this.#faults.stage2(this.#contexts[c + FAULT_CONFIG]!, WALK.PERMISSION, FAULT_CLASS.IN, ipaLo, data[at + 7]!, sid, ssid, lo, hi, need);
+  #insert(c: number, kind: number, lo: number, hi: number): void {
+    const contexts = this.#contexts;
+    const top = untagged(hi, contexts[c + SHAPE]!);
+    this.tlb.insert((lo >>> 12) | (top << 20), top >>> 12, kind, contexts[c + TAG]!, this.#fill);
   }
+
+  /** Unprivileged accesses to this half of the address space fault (5.4 E0PD0). */
+  #e0pd(c: number, hi: number): boolean {
+    return (this.#contexts[c + FAULT_CONFIG]! & ((hi & 0x0080_0000) === 0 ? FAULTS.E0PD0 : FAULTS.E0PD1)) !== 0;
+  }
+
+  /** A TLB entry that does not permit the access. Stage 1 comes first (7.3.22); a page that is clean is walked again. */
+  #refused(slot: number, at: number, sid: number, ssid: number, lo: number, hi: number, flags: number): number {
+    const c = slot * CONTEXT;
+    const faults = this.#contexts[c + FAULT_CONFIG]!;
+    const need = NEED[(this.#contexts[c + SHAPE]! & OVERRIDE_BITS) | (flags & 7)]!;
+    const data = this.tlb.data;
+    const word4 = data[at + 4]!;
+    const clean = (need & WRITES) === 0 ? 0 : data[at + 5]! >>> CLEAN_SHIFT;
+    if ((word4 & need) === 0 && (clean & CLEAN.S1) === 0) {
+      const status = (need & UNPRIVILEGED) !== 0 && this.#e0pd(c, hi) ? WALK.TRANSLATION : WALK.PERMISSION;
+      return this.#faults.stage1(faults, status, sid, ssid, lo, hi, need);
+    }
+    if (((word4 >>> 6) & need) !== 0 || (clean & CLEAN.S2) !== 0) return this.#miss(slot, sid, ssid, lo, hi, flags);
+    const shift = data[at + 2]! >>> 24;
+    const below = shift < 32 ? (1 << shift) - 1 : -1;
+    const ipaLo = (data[at + 6]! & ~0xfff & ~below) | (lo & below);
+    const ipaHi = (data[at + 7]! & 0xf_ffff) | (shift <= 32 ? 0 : hi & ((1 << (shift - 32)) - 1));
+    return this.#faults.stage2(faults, WALK.PERMISSION, FAULT_CLASS.IN, ipaLo, ipaHi, sid, ssid, lo, hi, need);
+  }
+}
+
+/** High word of an address whose tag TBI ignores: extended from bit 55, under which the TLB keeps it. */
+function untagged(hi: number, shape: number): number {
+  return ((shape >>> (TBI_SHIFT + ((hi >>> 23) & 1))) & 1) !== 0 ? (hi << 8) >> 8 : hi;
+}
+
+/** Where the context of a stream is; `ssid` is -1 without one. */
+function contextSlot(sid: number, ssid: number): number {
+  return (sid + Math.imul(ssid + 1, 0x9e3b)) & (CONTEXTS - 1);
 }

@@ -7,7 +7,7 @@ export interface GranuleShape {
   readonly pageShift: number;
   /** Address bits resolved by one full table. */
   readonly stride: number;
-  /** Lowest level that may hold a block; a 64K level-1 block needs 52-bit addresses. */
+  /** Lowest level that may hold a block; one level less where descriptors hold 52-bit addresses. */
   readonly blockLevel: number;
   /** Low word of a descriptor: address bits of a table pointer or page. */
   readonly addressMask: number;
@@ -22,8 +22,13 @@ export const GRANULES: readonly GranuleShape[] = [
 /** Address size in bits of the IPS / PS / OAS encodings 0..7. */
 export const ADDRESS_BITS: readonly number[] = [32, 36, 40, 42, 44, 48, 52, 56];
 
-/** Encoding of 52-bit addresses in IPS, PS and OAS. */
-export const SIZE_52 = 6;
+/** Bits of an address that VMSAv8-64 can express at most. */
+const LARGEST = 52;
+
+/** Output size in bits of an IPS or PS encoding. */
+export function outputBits(encoded: number): number {
+  return Math.min(ADDRESS_BITS[encoded & 7]!, LARGEST);
+}
 
 /** Bits [63:bits] of a high word; zero where an address of `bits` (32..64) bits may have ones. */
 export function aboveHi(bits: number): number {
@@ -34,6 +39,11 @@ export function aboveHi(bits: number): number {
 export function alignWord(word: number, bit: number): number {
   if (bit <= 0) return word;
   return bit >= 32 ? 0 : word & ~((1 << bit) - 1);
+}
+
+/** Reverses the bytes of a word. */
+export function swap(word: number): number {
+  return (word << 24) | ((word & 0xff00) << 8) | ((word >>> 8) & 0xff00) | (word >>> 24);
 }
 
 /**

@@ -1,82 +1,168 @@
 import type { Memory } from "@smmuv3/platform";
-import { aboveHi, ADDRESS_BITS, alignWord, GRANULES, locate, SIZE_52 } from "./granule.ts";
-import { PERM, WALK } from "./status.ts";
+import { combineAttributes } from "./attributes.ts";
+import { GRANULE, GRANULES, outputBits } from "./granule.ts";
+import { STAGE2_RIGHTS } from "./rights.ts";
+import { PERM, WALK, WRITES } from "./status.ts";
+import { AF, DBM, LAYOUT, Tables } from "./tables.ts";
+import type { WalkTrace, WalkUpdate } from "./tables.ts";
 
-/** Flags of {@link Stage2Walker.configure} that VTCR_EL2 does not hold. */
+/** Flags of {@link Stage2Walker.configure} that VTCR_EL2[18:0] does not hold. */
 export const STAGE2 = {
-  /** Access flag faults are disabled (STE.S2AFFD). */
+  /** Access flag faults are disabled (STE.S2AFFD). Ignored with HA. */
   AFFD: 1,
   /** XN[0] qualifies XN[1] by privilege (FEAT_XNX); otherwise only XN[1] counts. */
   XNX: 2,
+  /** Hardware sets access flags (STE.S2HA). */
+  HA: 4,
+  /** Hardware marks writable-clean pages dirty (STE.S2HD); needs HA. */
+  HD: 8,
+  /** Hardware sets access flags of table descriptors (STE.S2HAFT); needs HA. */
+  HAFT: 16,
+  /** VMSAv8-32 LPAE tables: T0SZ[3:0] is signed, 4K, outputs of 40 bits; TG0, PS and hardware updates are ignored. */
+  LPAE: 32,
+  /** Big-endian tables (STE.S2ENDI). */
+  BIG_ENDIAN: 64,
+  /** 52-bit addresses with 4K and 16K (STE.S2DS). */
+  DS: 128,
+  /** T0SZ above 39, and start level 3 with 4K (SMMU_IDR3.STT, FEAT_TTST). */
+  STT: 256,
+  /** Physical addresses have 52 bits (OAS); implied by PS = 6. */
+  LPA: 512,
+  /** MemAttr is in the forced write-back encoding (STE.S2FWB). */
+  FWB: 1024,
+  /** SL2: with DS and 4K, start level -1 (STE.S2SL0_2). */
+  SL2: 2048,
 } as const;
 
-/** Read and write of S2AP[1:0] for both privileges. */
-const RIGHTS: readonly number[] = [
-  0,
-  PERM.READ | PERM.PRIV_READ,
-  PERM.WRITE | PERM.PRIV_WRITE,
-  PERM.READ | PERM.PRIV_READ | PERM.WRITE | PERM.PRIV_WRITE,
+/** S2AP[1]: set by hardware to mark a page dirty. */
+const S2AP_WRITE = 0x80;
+/** MemAttr[3:2], and MemAttr[2] alone: zero for Device memory. */
+const MEM_ATTR_NORMAL = 0x30;
+const MEM_ATTR_NORMAL_FWB = 0x10;
+
+const BAD = -2;
+/** Start levels by SL0, with and without DS; {@link BAD} where reserved. Indexed by GRANULE. */
+const START_LEVELS: readonly (readonly number[])[] = [
+  [2, 1, 0, 3],
+  [3, 2, 1, BAD],
+  [3, 2, 1, 0],
 ];
-/** Execute rights of XN[1:0] = bits [54:53] with FEAT_XNX (Arm ARM, D8.4). */
-const EXECUTE_XNX: readonly number[] = [PERM.EXECUTE | PERM.PRIV_EXECUTE, PERM.EXECUTE, 0, PERM.PRIV_EXECUTE];
-const EXECUTE: readonly number[] = [
-  PERM.EXECUTE | PERM.PRIV_EXECUTE,
-  PERM.EXECUTE | PERM.PRIV_EXECUTE,
-  0,
-  0,
-];
+
+/** Start level of VMSAv8-64 (VTCR_EL2.SL0 and SL2), {@link BAD} where reserved. */
+function startLevelOf(granule: number, sl0: number, flags: number): number {
+  const ds = (flags & STAGE2.DS) !== 0;
+  if (granule === GRANULE.K4 && ds && (flags & STAGE2.SL2) !== 0) return sl0 === 0 ? -1 : BAD;
+  const level = START_LEVELS[granule]![sl0]!;
+  if (granule === GRANULE.K4 && level === 3 && (flags & STAGE2.STT) === 0) return BAD;
+  return granule === GRANULE.K16 && level === 0 && !ds ? BAD : level;
+}
+
+/** True where T0SZ is in the range of VMSAv8-64 for the granule (IHI 0070 5.2, S2T0SZ). */
+function inRange(t0sz: number, granule: number, flags: number): boolean {
+  const k64 = granule === GRANULE.K64;
+  const most = (flags & STAGE2.STT) === 0 ? 39 : k64 ? 47 : 48;
+  const least = k64 || (flags & STAGE2.DS) !== 0 ? 12 : 16;
+  return t0sz >= least && t0sz <= most;
+}
 
 /**
  * Stage-2 walker. Results of the last {@link walk} stay in the fields; a walk allocates nothing. Descriptors are read through
  * `memory`; a page without read permission, or an address outside of RAM, is an external abort.
  */
 export class Stage2Walker {
-  /** Output address of the last successful walk, or of one that failed with PERMISSION or ACCESS_FLAG. */
-  paLo = 0;
-  paHi = 0;
-  /** Level of the last descriptor looked at. */
-  level = 0;
-  /** log2 of the size that the last leaf maps. */
-  shift = 0;
-  /** The last descriptor. */
-  descLo = 0;
-  descHi = 0;
-  /** Physical address of the last descriptor. */
-  descPaLo = 0;
-  descPaHi = 0;
-  /** {@link PERM} bits of the leaf. */
+  /** {@link PERM} bits of the leaf as it is after the walk: a page that is still clean has no right to write. */
   perm = 0;
-  /** Descriptor reads since construction. */
-  reads = 0;
+  /** The leaf is writable-clean: a walk for a write would mark it dirty and succeed. */
+  clean = false;
+  /** Descriptors updated since construction. */
+  updates = 0;
+  /** Walk as if hardware updates were done, but store nothing (ATOS with HTTUI, explanations). */
+  inhibitUpdates = false;
+  /** Called after each descriptor update. */
+  onUpdate: WalkUpdate | null = null;
 
   readonly #memory: Memory;
-  #tableLo = 0;
-  #tableHi = 0;
-  #startLevel = 0;
-  #startShift = 0;
-  #startMask = 0;
-  #stride = 0;
-  #addressMask = 0;
-  #blockLevel = 0;
-  #inputLo = 0;
-  #inputHi = 0;
-  #outputHi = 0;
-  #wide = false;
+  readonly #tables = new Tables(2);
   #checkAf = true;
-  #execute: readonly number[] = EXECUTE;
+  #ha = false;
+  #hd = false;
+  #fwb = false;
+  #rights: Uint8Array = STAGE2_RIGHTS[0]!;
 
   constructor(memory: Memory) {
     this.#memory = memory;
   }
 
-  /** MemAttr[3:0] of the last leaf. */
-  get memAttr(): number {
-    return (this.descLo >>> 2) & 15;
+  /** Output address of the last successful walk, or of one that failed with PERMISSION or ACCESS_FLAG. */
+  get paLo(): number {
+    return this.#tables.outLo;
   }
 
-  /** SH[1:0] of the last leaf. */
+  get paHi(): number {
+    return this.#tables.outHi;
+  }
+
+  /** Level of the last descriptor looked at; 0 where the input was refused. */
+  get level(): number {
+    return this.#tables.level;
+  }
+
+  /** log2 of the size that the last leaf maps. */
+  get shift(): number {
+    return this.#tables.shift;
+  }
+
+  /** The last descriptor. */
+  get descLo(): number {
+    return this.#tables.descLo;
+  }
+
+  get descHi(): number {
+    return this.#tables.descHi;
+  }
+
+  /** Physical address of the last descriptor. */
+  get descPaLo(): number {
+    return this.#tables.descPaLo;
+  }
+
+  get descPaHi(): number {
+    return this.#tables.descPaHi;
+  }
+
+  /** Descriptor reads since construction. */
+  get reads(): number {
+    return this.#tables.reads;
+  }
+
+  /** MemAttr[3:0] of the last leaf. */
+  get memAttr(): number {
+    return (this.#tables.descLo >>> 2) & 15;
+  }
+
+  /** MemAttr is in the encoding of FWB. */
+  get fwb(): boolean {
+    return this.#fwb;
+  }
+
+  /** The last leaf is any Device type. */
+  get device(): boolean {
+    return (this.#tables.descLo & (this.#fwb ? MEM_ATTR_NORMAL_FWB : MEM_ATTR_NORMAL)) === 0;
+  }
+
+  /** SH[1:0] of the last leaf; with DS that of the configuration. */
   get shareability(): number {
-    return (this.descLo >>> 8) & 3;
+    const { sh, descLo } = this.#tables;
+    return sh >= 0 ? sh : (descLo >>> 8) & 3;
+  }
+
+  /** Called for every descriptor read, or null; off by default, and costs nothing then. */
+  get trace(): WalkTrace | null {
+    return this.#tables.trace;
+  }
+
+  set trace(trace: WalkTrace | null) {
+    this.#tables.trace = trace;
   }
 
   /**
@@ -87,40 +173,40 @@ export class Stage2Walker {
    * @returns WALK.OK, or WALK.TRANSLATION where T0SZ, SL0 and TG0 do not fit together: every walk would fault at level 0
    */
   configure(ttbLo: number, ttbHi: number, vtcr: number, flags: number = 0): number {
-    const granule = GRANULES[(vtcr >>> 14) & 3];
-    const inputBits = 64 - (vtcr & 63);
+    const lpae = (flags & STAGE2.LPAE) !== 0;
+    const granule = lpae ? GRANULE.K4 : (vtcr >>> 14) & 3;
     const sl0 = (vtcr >>> 6) & 3;
-    if (granule === undefined || inputBits < 16 || inputBits > 52) return this.#refuse();
-    const { pageShift, stride } = granule;
-    // 4K counts start levels from 2 and uses SL0 = 3 for level 3; the others count from 3 (VTCR_EL2.SL0).
-    const startLevel = pageShift === 12 ? (sl0 === 3 ? 3 : 2 - sl0) : 3 - sl0;
-    const startShift = pageShift + (3 - startLevel) * stride;
-    const startBits = inputBits - startShift;
+    const shape = GRANULES[granule];
+    if (shape === undefined || (!lpae && !inRange(vtcr & 63, granule, flags))) return this.#refuse();
+    const inputBits = lpae ? 32 - ((vtcr << 28) >> 28) : 64 - (vtcr & 63);
+    const startLevel = lpae ? (sl0 < 2 ? 2 - sl0 : BAD) : startLevelOf(granule, sl0, flags);
+    const startBits = inputBits - (shape.pageShift + (3 - startLevel) * shape.stride);
     // Fewer than two entries, or more than 16 concatenated tables.
-    if (startBits < 1 || startBits > stride + 4) return this.#refuse();
+    if (startLevel === BAD || startBits < 1 || startBits > shape.stride + 4) return this.#refuse();
 
-    const ps = (vtcr >>> 16) & 7;
-    const outputBits = Math.min(ADDRESS_BITS[ps]!, 52);
-    this.#wide = pageShift === 16 && ps >= SIZE_52;
-    this.#stride = stride;
-    this.#addressMask = granule.addressMask;
-    this.#blockLevel = this.#wide ? 1 : granule.blockLevel;
-    this.#startLevel = startLevel;
-    this.#startShift = startShift;
-    this.#startMask = (1 << startBits) - 1;
-    this.#tableLo = alignWord(ttbLo, startBits + 3);
-    this.#tableHi = ttbHi;
-    this.#inputHi = inputBits >= 32 ? aboveHi(inputBits) : -1;
-    this.#inputLo = inputBits >= 32 ? 0 : ~((1 << inputBits) - 1);
-    this.#outputHi = aboveHi(outputBits);
+    const ha = !lpae && (flags & STAGE2.HA) !== 0;
+    const ds = !lpae && (flags & STAGE2.DS) !== 0 && granule !== GRANULE.K64;
+    const layout =
+      (ds ? LAYOUT.DS : 0) |
+      ((flags & STAGE2.LPA) !== 0 ? LAYOUT.LPA : 0) |
+      ((flags & STAGE2.BIG_ENDIAN) !== 0 ? LAYOUT.BIG_ENDIAN : 0) |
+      (ha ? LAYOUT.HA : 0) |
+      (ha && (flags & STAGE2.HAFT) !== 0 ? LAYOUT.HAFT : 0);
+    const size = lpae ? 40 : outputBits(vtcr >>> 16);
+    this.#tables.configure(ttbLo, ttbHi, inputBits, startLevel, granule, size, layout);
+    this.#ha = ha;
+    this.#hd = ha && (flags & STAGE2.HD) !== 0;
     this.#checkAf = (flags & STAGE2.AFFD) === 0;
-    this.#execute = (flags & STAGE2.XNX) === 0 ? EXECUTE : EXECUTE_XNX;
+    this.clean = false;
+    this.#fwb = (flags & STAGE2.FWB) !== 0;
+    this.#tables.sh = ds ? (vtcr >>> 12) & 3 : -1;
+    this.#rights = STAGE2_RIGHTS[((flags & STAGE2.XNX) !== 0 ? 1 : 0) | (lpae ? 2 : 0)]!;
     return WALK.OK;
   }
 
   #refuse(): number {
-    this.#inputLo = -1;
-    this.#inputHi = -1;
+    this.#tables.topLo = -1;
+    this.#tables.topHi = -1;
     return WALK.TRANSLATION;
   }
 
@@ -130,140 +216,73 @@ export class Stage2Walker {
    * @returns one of {@link WALK}
    */
   walk(ipaLo: number, ipaHi: number, need: number = 0): number {
-    if (((ipaHi & this.#inputHi) | (ipaLo & this.#inputLo)) !== 0) {
-      this.level = 0;
-      return WALK.TRANSLATION;
-    }
-    return this.#stride === 9 ? this.#walk4K(ipaLo, ipaHi, need) : this.#walkAny(ipaLo, ipaHi, need);
-  }
-
-  /** The 4K granule with its indices written out. */
-  #walk4K(ipaLo: number, ipaHi: number, need: number): number {
+    const tables = this.#tables;
+    if (((ipaHi & tables.topHi) | (ipaLo & tables.topLo)) !== 0) return tables.refuse();
     const memory = this.#memory;
-    const words = memory.words;
-    const perm = memory.perm;
-    const pages = memory.pages;
-    const basePage = memory.basePage;
-    const outputHi = this.#outputHi;
-    const start = this.#startLevel;
-    const mask = this.#startMask;
-    let lo = this.#tableLo;
-    let hi = this.#tableHi;
-    let index = 0;
-    if (start === 0) {
-      index = (ipaHi >>> 7) & mask;
-      const slot = lo | (index << 3);
-      const at = locate(slot, hi, perm, pages, basePage);
-      if (at < 0) return this.#abort(slot, hi, 0);
-      const descLo = words[at]!;
-      const descHi = words[at + 1]!;
-      if ((descLo & 3) !== 3 || (descHi & 0xffff & outputHi) !== 0) return this.#leaf(descLo, descHi, slot, hi, 0, 39, ipaLo, ipaHi, need);
-      lo = descLo & ~0xfff;
-      hi = descHi & 0xffff;
+    if (!tables.fast) {
+      const status = tables.descendAny(memory, ipaLo, ipaHi, null, 0);
+      return status === WALK.OK ? this.#settle(need) : status;
     }
-    if (start <= 1) {
-      index = ((ipaHi << 2) | (ipaLo >>> 30)) & (start === 1 ? mask : 511);
-      const slot = lo | (index << 3);
-      const at = locate(slot, hi, perm, pages, basePage);
-      if (at < 0) return this.#abort(slot, hi, 1);
-      const descLo = words[at]!;
-      const descHi = words[at + 1]!;
-      if ((descLo & 3) !== 3 || (descHi & 0xffff & outputHi) !== 0) return this.#leaf(descLo, descHi, slot, hi, 1, 30, ipaLo, ipaHi, need);
-      lo = descLo & ~0xfff;
-      hi = descHi & 0xffff;
-    }
-    if (start <= 2) {
-      index = ((ipaHi << 11) | (ipaLo >>> 21)) & (start === 2 ? mask : 511);
-      const slot = lo | (index << 3);
-      const at = locate(slot, hi, perm, pages, basePage);
-      if (at < 0) return this.#abort(slot, hi, 2);
-      const descLo = words[at]!;
-      const descHi = words[at + 1]!;
-      if ((descLo & 3) !== 3 || (descHi & 0xffff & outputHi) !== 0) return this.#leaf(descLo, descHi, slot, hi, 2, 21, ipaLo, ipaHi, need);
-      lo = descLo & ~0xfff;
-      hi = descHi & 0xffff;
-    }
-    index = ((ipaHi << 20) | (ipaLo >>> 12)) & (start === 3 ? mask : 511);
-    const slot = lo | (index << 3);
-    const at = locate(slot, hi, perm, pages, basePage);
-    if (at < 0) return this.#abort(slot, hi, 3);
-    return this.#leaf(words[at]!, words[at + 1]!, slot, hi, 3, 12, ipaLo, ipaHi, need);
-  }
-
-  #walkAny(ipaLo: number, ipaHi: number, need: number): number {
-    const memory = this.#memory;
-    const words = memory.words;
-    const stride = this.#stride;
-    const outputHi = this.#outputHi;
-    const wide = this.#wide;
-    let mask = this.#startMask;
-    let level = this.#startLevel;
-    let shift = this.#startShift;
-    let tableLo = this.#tableLo;
-    let tableHi = this.#tableHi;
-    for (;;) {
-      const index = shift >= 32 ? ipaHi >>> (shift - 32) : (ipaLo >>> shift) | (ipaHi << (32 - shift));
-      const slot = tableLo | ((index & mask) << 3);
-      const at = locate(slot, tableHi, memory.perm, memory.pages, memory.basePage);
-      if (at < 0) return this.#abort(slot, tableHi, level);
-      const lo = words[at]!;
-      const hi = words[at + 1]!;
-      const outHi = (hi & 0xffff) | (wide ? (lo & 0xf000) << 4 : 0);
-      if ((lo & 3) !== 3 || level === 3 || (outHi & outputHi) !== 0) {
-        return this.#leaf(lo, hi, slot, tableHi, level, shift, ipaLo, ipaHi, need);
-      }
-      tableLo = lo & this.#addressMask;
-      tableHi = outHi;
-      shift -= stride;
-      level++;
-      mask = (1 << stride) - 1;
-    }
-  }
-
-  #abort(slot: number, hi: number, level: number): number {
-    this.reads += level - this.#startLevel;
-    this.level = level;
-    this.descPaLo = slot;
-    this.descPaHi = hi;
-    return WALK.EXTERNAL_ABORT;
-  }
-
-  /** Ends a walk at a descriptor that is not a good pointer to a table. */
-  #leaf(
-    lo: number,
-    hi: number,
-    slot: number,
-    slotHi: number,
-    level: number,
-    shift: number,
-    ipaLo: number,
-    ipaHi: number,
-    need: number,
-  ): number {
-    this.reads += level - this.#startLevel + 1;
-    this.level = level;
-    this.shift = shift;
-    this.descLo = lo;
-    this.descHi = hi;
-    this.descPaLo = slot;
-    this.descPaHi = slotHi;
-    let outHi = hi & 0xffff;
-    if (this.#wide) outHi |= (lo & 0xf000) << 4;
-    if ((lo & 1) === 0 || ((lo & 2) === 0 && (level === 3 || level < this.#blockLevel))) return WALK.TRANSLATION;
-    if ((outHi & this.#outputHi) !== 0) return WALK.ADDRESS_SIZE;
-    const address = lo & this.#addressMask;
-    if (shift < 32) {
-      const low = (1 << shift) - 1;
-      this.paLo = (address & ~low) | (ipaLo & low);
-    } else {
-      const low = (1 << (shift - 32)) - 1;
-      this.paLo = ipaLo;
-      outHi = (outHi & ~low) | (ipaHi & low);
-    }
-    this.paHi = outHi;
-    const perm = RIGHTS[(lo >>> 6) & 3]! | this.#execute[(hi >>> 21) & 3]!;
+    const status = tables.descend(memory, ipaLo, ipaHi);
+    if (status !== WALK.OK) return status;
+    const { descLo } = tables;
+    const perm = this.#rights[((descLo >>> 6) & 3) | ((tables.descHi >>> 19) & 12)]!;
     this.perm = perm;
-    if ((lo & 0x400) === 0 && this.#checkAf) return WALK.ACCESS_FLAG;
-    return (need & ~perm) === 0 ? WALK.OK : WALK.PERMISSION;
+    return (descLo & AF) !== 0 && (need & ~perm) === 0 ? WALK.OK : this.#settle(need);
+  }
+
+  /**
+   * {@link walk} without trace and without counting reads, for what hardware does between the reads of a walk.
+   * @param inhibit nothing is stored
+   */
+  walkQuietly(ipaLo: number, ipaHi: number, need: number, inhibit: boolean): number {
+    const { inhibitUpdates, reads, trace } = this;
+    this.inhibitUpdates = inhibitUpdates || inhibit;
+    this.trace = null;
+    const status = this.walk(ipaLo, ipaHi, need);
+    this.inhibitUpdates = inhibitUpdates;
+    this.trace = trace;
+    this.#tables.reads = reads;
+    return status;
+  }
+
+  /**
+   * Memory type and shareability after the last leaf; `combineAttributes` has the encoding.
+   * @param attr,sh what stage 1 gives, or the access where that does not translate
+   */
+  attributes(attr: number, sh: number): number {
+    return combineAttributes(attr, sh, this.memAttr, this.shareability, this.#fwb);
+  }
+
+  /** Rights, access flag, permission, and the updates that a good access owes (IHI 0070 3.13). */
+  #settle(need: number): number {
+    const tables = this.#tables;
+    const lo = tables.descLo;
+    const perm = this.#rights[((lo >>> 6) & 3) | ((tables.descHi >>> 19) & 12)]!;
+    this.perm = perm;
+    let flip = 0;
+    if ((lo & AF) === 0) {
+      if (this.#ha) flip = AF;
+      else if (this.#checkAf) return WALK.ACCESS_FLAG;
+    }
+    const clean = this.#hd && (tables.descHi & DBM) !== 0 && (lo & S2AP_WRITE) === 0;
+    this.clean = clean;
+    const granted = perm | (clean ? WRITES : 0) | (this.device ? 0 : PERM.NOT_DEVICE);
+    if ((need & ~granted) !== 0) return WALK.PERMISSION;
+    const dirty = clean && (need & WRITES) !== 0;
+    if (dirty) flip |= S2AP_WRITE;
+    if (flip !== 0) tables.note(tables.indexIn(this.#memory), tables.level, 0, 0, flip);
+    if (tables.pending === 0) return WALK.OK;
+    for (let i = 0; i < tables.pending; i++) {
+      if (tables.checkPending(this.#memory, i) !== WALK.OK) return WALK.EXTERNAL_ABORT;
+    }
+    if (this.inhibitUpdates) return WALK.OK;
+    for (let i = 0; i < tables.pending; i++) tables.update(this.#memory, i, this.onUpdate);
+    this.updates += tables.pending;
+    if (dirty) {
+      this.perm = perm | WRITES;
+      this.clean = false;
+    }
+    return WALK.OK;
   }
 }

@@ -25,4 +25,12 @@ export const PERM = {
   PRIV_WRITE: 16,
   PRIV_EXECUTE: 32,
   ALL: 63,
+  /**
+   * Only as a need, and only of stage 2: the access is refused where the leaf is any Device type. It is what STE.S2PTW asks of
+   * fetches of CDs and stage-1 descriptors.
+   */
+  NOT_DEVICE: 64,
 } as const;
+
+/** Both write rights. */
+export const WRITES: number = PERM.WRITE | PERM.PRIV_WRITE;

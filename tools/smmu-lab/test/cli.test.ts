@@ -67,7 +67,7 @@ describe("bad input ends with status 2 and one line that names what is wrong", (
     ["no trace", ["compare"], "missing required argument 'trace'"],
     ["two traces", ["compare", "small.ftrace", "small.ftrace"], "too many arguments"],
     ["no command", [], "Usage: smmu-lab"],
-    ["unknown command", ["inspect"], "unknown command 'inspect'"],
+    ["unknown command", ["undo"], "unknown command 'undo'"],
     ["unknown option", compareSmall("--fast"), "unknown option '--fast'"],
     ["unknown architecture", compareSmall("--arch", "native,twin"), '"twin" is none of native, pkvm-unprotected'],
     ["empty list", compareSmall("--arch", ""), '"" is none of native'],
