@@ -13,7 +13,6 @@ import { CommandRunner } from "./command-runner.ts";
 import type { CommandPort, CommandQueues } from "./command-runner.ts";
 import { buildCommandTable } from "./commands.ts";
 import { ConfigCache } from "./config-cache.ts";
-import type { CacheSize } from "./config-cache.ts";
 import { Updates } from "./control.ts";
 import { EnhancedCommandQueues } from "./ecmdq.ts";
 import { EventQueue } from "./events.ts";
@@ -21,13 +20,12 @@ import type { EventRecord, EventValues } from "./events.ts";
 import { Explainer } from "./explain.ts";
 import type { Explanation, ExplainOptions } from "./explain.ts";
 import { GERROR_BIT, Interrupts } from "./irq.ts";
-import type { InterruptLines, MsiTarget } from "./irq.ts";
 import { layoutRegisters } from "./layout.ts";
 import type { RegisterLayout } from "./layout.ts";
 import { disabledAttributes, passedAttributes } from "./output-attributes.ts";
 import type { OutputAttributes } from "./output-attributes.ts";
 import { choosePolicy } from "./policy.ts";
-import type { PolicyChoice, SmmuPolicy } from "./policy.ts";
+import type { SmmuPolicy } from "./policy.ts";
 import { decodeFeatures, PRESETS } from "./presets.ts";
 import { PriQueue } from "./pri.ts";
 import type { Features, IdRegisters } from "./presets.ts";
@@ -35,97 +33,22 @@ import { StateReader, StateWriter } from "./state.ts";
 import type { SmmuState } from "./state.ts";
 import { RegisterTable } from "./register-table.ts";
 import { RegisterFile } from "./registers.ts";
+import type { CacheStats, Progress, SmmuV3Options } from "./options.ts";
+import { chooseProfile, makeTlb, none } from "./profiles.ts";
+import type { CacheProfile } from "./profiles.ts";
 import { resetRegisters } from "./reset.ts";
 import { Stalls } from "./stall.ts";
 import type { ResumeHandler, StalledTransaction } from "./stall.ts";
 import { Tlb } from "./tlb.ts";
-import { PolicyTlb } from "./tlb-policies.ts";
 import { ReadRecorder } from "./trace.ts";
 import { TranslationUnit } from "./translate.ts";
 import { canCacheWalks, WalkCache } from "./walk-cache.ts";
 import { Witness, WitnessedTlb, WitnessedUnit } from "./witness.ts";
-import type { StaleReport, WitnessSink } from "./witness.ts";
-
-/** Sizes of the caches; 0 entries keep nothing. */
-export interface CacheProfile {
-  readonly tlb: CacheSize;
-  readonly stes: CacheSize;
-  readonly cds: CacheSize;
-  /** Table descriptors above the leaves; default: none are kept. Not for SMMUs with 52-bit addresses, or with a cache of 0 entries. */
-  readonly walks?: CacheSize;
-}
-
-export type ProfileName = "lazy" | "eager" | "finite";
-
-const unbounded: CacheSize = { entries: 1024, grows: true };
-const none: CacheSize = { entries: 0, grows: false };
-const bounded: CacheSize = { entries: 4096, grows: false };
-
-/**
- * Named profiles (IHI 0070 leaves caching open). A correct driver behaves alike under all of them: `lazy` keeps everything until
- * it is invalidated and so shows what is missing; `eager` keeps nothing; `finite` is of a real size and used for measuring.
- */
-export const PROFILES: Readonly<Record<ProfileName, CacheProfile>> = {
-  lazy: { tlb: unbounded, stes: unbounded, cds: unbounded, walks: unbounded },
-  eager: { tlb: none, stes: none, cds: none },
-  finite: { tlb: bounded, stes: bounded, cds: bounded },
-};
-
-/**
- * When the SMMU works: `immediate` at the register write, `clocked` at {@link SmmuV3.tick} (a number of commands each, with
- * acknowledgements a tick late), `manual` at {@link SmmuV3.step} only.
- */
-export type Progress = "immediate" | "clocked" | "manual";
-
-export interface SmmuV3Options {
-  /** Memory as the SMMU sees it; pages without permission abort its accesses. */
-  readonly memory: Memory;
-  /** Default: PRESETS.qemuNested. */
-  readonly id?: IdRegisters;
-  /** Default: `lazy`. */
-  readonly profile?: ProfileName | CacheProfile;
-  /** Default: `immediate`. */
-  readonly progress?: Progress;
-  /** Commands that one tick consumes; default 16. */
-  readonly commandsPerTick?: number;
-  readonly irq?: InterruptLines;
-  /** Where MSIs go whose address is not RAM. Default: they abort. */
-  readonly msi?: MsiTarget;
-  /** The SMMU wakes a CPU that waits for an event: CMD_SYNC with CS = SEV, and room in a queue that was full (IDR0.SEV). */
-  readonly onSev?: () => void;
-  /** What the architecture leaves open; default `strict`. Options left out are those of `strict`. */
-  readonly policy?: PolicyChoice;
-  readonly counters?: Counters;
-  /**
-   * Reports each use of a cache entry whose source in memory was changed without invalidation: to {@link SmmuV3.staleReports}
-   * (true), or to a function. Slow; costs nothing when it is off. For profiles that keep something; `lazy` finds the most.
-   */
-  readonly witness?: boolean | WitnessSink;
-}
-
-/** Live entries of the caches. */
-export interface CacheStats {
-  readonly tlb: number;
-  readonly stes: number;
-  readonly cds: number;
-  readonly tlbEvictions: number;
-}
+import type { StaleReport } from "./witness.ts";
 
 const CR0ACK = OFFSET.CR0ACK;
 const VMW = maskOf(REG.CR0ACK.VMW);
 const SMMUEN = maskOf(REG.CR0.SMMUEN);
-
-function chooseProfile(choice: ProfileName | CacheProfile): CacheProfile {
-  if (typeof choice === "object") return choice;
-  if (Object.hasOwn(PROFILES, choice)) return PROFILES[choice];
-  throw new TypeError(`SmmuV3: profile must be one of ${Object.keys(PROFILES).join(", ")} or an object, got "${choice}"`);
-}
-
-/** One class for the common case: the look-up is the path of every translation. */
-function makeTlb(size: CacheSize, policy: SmmuPolicy, witnessed: boolean): Tlb {
-  if (witnessed) return new WitnessedTlb(size, policy);
-  return PolicyTlb.isNeeded(policy) ? new PolicyTlb(size, policy) : new Tlb(size);
-}
 
 /**
  * An SMMUv3 (IHI 0070), Non-secure programming interface. Masters call {@link translate}; software programs {@link registers}.

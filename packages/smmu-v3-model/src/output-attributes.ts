@@ -73,7 +73,7 @@ function mapNibbles(mair: number, hints: (outer: boolean) => Hints): number {
 /** Incoming attributes after overrides, as `MAIR | SH << 8` (13.1.4). */
 function incoming(features: Features, { words, at, fields }: Overrides): number {
   if (!features.attrTypesOvr) return DEFAULT_MAIR;
-  const get = (field: Field): number => getField(words, at, field as never);
+  const get = (field: Field): number => getField(words, at, field);
   const type = get(fields.MTCFG) === 1 ? mairOf(get(fields.MemAttr)) : DEFAULT_MAIR;
   const alloc = get(fields.ALLOCCFG);
   const hints = { allocate: (alloc >> 1) & 3, transient: (alloc & 1) !== 0 };

@@ -155,7 +155,8 @@ export class RegisterTable {
     this.wide = new Uint8Array(words);
     this.secure = new Uint8Array(words);
     this.unknown = new Int32Array(words);
-    this.alias = Int32Array.from({ length: words }, (_, word) => word);
+    this.alias = new Int32Array(words);
+    for (let word = 0; word < words; word++) this.alias[word] = word;
     this.#features = features;
     this.#absent = unimplemented(features);
     this.#preset = new Set([...(features.tablesPreset ? TABLES_PRESET : []), ...(features.queuesPreset ? QUEUES_PRESET : [])]);

@@ -134,7 +134,7 @@ describe("4.5.1 CMD_ATC_INV", () => {
     const endpoint = new Endpoint();
     rig.smmu.ats.attach(3, endpoint);
     rig.command("ATC_INV", { SID: 3, SSV: 1, SSID: 0xabcde, Global: 1, AtcSize: 9, Address: 0xffff_8000_1234_5000 });
-    rig.command("ATC_INV", { SID: 3, AtcSize: 52, Address: 0x1000 });
+    rig.command("ATC_INV", { SID: 3, AtcSize: 52, Address: 0x1000, Global: 1 });
     expect(endpoint.invalidations).toEqual([
       { sid: 3, ssid: 0xabcde, global: true, address: 0xffff_8000_1220_0000, log2: 21 },
       { sid: 3, ssid: -1, global: false, address: 0, log2: 64 },

@@ -416,6 +416,19 @@ describe("3.9.1.3 Translated transactions", () => {
       expect(record!.slice(1)).toEqual([1, 0, word3, 0x123, 0x80, 0, 0x80]);
     });
 
+    test.each<[string, IdRegisters, number, boolean]>([
+      ["without PASIDTT the attributes of a PASID are not there", WITH_ATS, ACCESS.instruction | ACCESS.ssidValid, true],
+      ["with PASIDTT they count", PASIDTT, ACCESS.instruction | ACCESS.ssidValid, false],
+      ["with PASIDTT, of a PASID only", PASIDTT, ACCESS.instruction, true],
+    ])("3.9.1.3 %s", (_name, id, flags, permitted) => {
+      const { rig, root2 } = split({ id }, { S1CDMax: 1, S1DSS: STE_S1DSS.ssid0 });
+      rig.map(root2, IPA, PA, S2.rw);
+      // XN[1], bit 54: no instruction fetches.
+      rig.memory.store32(rig.leaf(root2, IPA) + 4, rig.memory.load32(rig.leaf(root2, IPA) + 4) | (1 << 22));
+      expect(access(rig, IPA, flags, 1)).toBe(permitted ? PA : "abort");
+      expect(names(rig)).toEqual(permitted ? [] : ["F_PERMISSION"]);
+    });
+
     test("S2R == 0 silences it", () => {
       const { rig } = split();
       rig.fields(STE, STRTAB + 64, { S2R: 0 });

@@ -334,6 +334,17 @@ describe("errors", () => {
     expect(c.interrupts).toBe(0);
   });
 
+  test("a queue that is taken away shows its error no more", () => {
+    const c = new Cmdqv();
+    c.enable(1, 0);
+    c.map(0, 1, 0);
+    c.command(0, "CFGI_STE");
+    expect(MAPS.map((map) => c.read(map))).toEqual([2, 0, 1, 0]);
+    c.write(alloc(0), 0);
+    expect(MAPS.map((map) => c.read(map))).toEqual([0, 0, 0, 0]);
+    expect(c.read(page0(0) + GERROR)).toBe(1);
+  });
+
   test("a guest that does not acknowledge cannot storm", () => {
     const c = new Cmdqv();
     c.enable(1, 0);

@@ -1,4 +1,4 @@
-import { hi32, lo32, Memory } from "@smmuv3/platform";
+import { Memory } from "@smmuv3/platform";
 import { expect, test } from "vitest";
 import { GRANULE, HALF, PERM, STAGE1, Stage1Walker, STAGE2, Stage2Walker, WALK } from "../src/index.ts";
 import { bits, Transaction, walkStage1, walkStage2 } from "./reference.ts";
@@ -425,7 +425,3 @@ test.each([
   }
   expect(tally.updates).toBeGreaterThan(200);
 }, 120_000);
-
-test("addresses as numbers", () => {
-  expect(join64(lo32(2 ** 33 + 5), hi32(2 ** 33 + 5))).toBe(2n ** 33n + 5n);
-});
