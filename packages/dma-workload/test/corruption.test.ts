@@ -17,21 +17,31 @@ const line = fc.nat(text.length - 1);
 /** About a quarter of the lines, or any number of them. */
 const someLines = fc.oneof(fc.array(line, { maxLength: text.length / 4, size: "max" }), fc.array(line)).map((at) => new Set(at));
 
-const DAMAGES: readonly (readonly [name: string, damaged: fc.Arbitrary<Uint8Array>, refusesSome: boolean])[] = [
-  ["a byte changed", fc.tuple(byteAt, fc.integer({ min: 1, max: 255 })).map(([at, byte]) => excerpt.with(at, byte)), true],
-  ["cut at the end", byteAt.map((at) => excerpt.subarray(0, at + 1)), true],
+/** Prints as what was done, not as thousands of bytes. */
+interface Damaged {
+  readonly data: Uint8Array;
+  readonly toString: () => string;
+}
+const damage = (data: Uint8Array, ...what: (number | Iterable<number>)[]): Damaged => ({
+  data,
+  toString: () => what.map((one) => (typeof one === "number" ? String(one) : `[${[...one].join(",")}]`)).join(" "),
+});
+
+const DAMAGES: readonly (readonly [name: string, damaged: fc.Arbitrary<Damaged>, refusesSome: boolean])[] = [
+  ["a byte changed", fc.tuple(byteAt, fc.integer({ min: 1, max: 255 })).map(([at, byte]) => damage(excerpt.with(at, byte), at, byte)), true],
+  ["cut at the end", byteAt.map((at) => damage(excerpt.subarray(0, at + 1), at + 1)), true],
   // Leaves the last lines: a fragment without any event is refused.
-  ["cut at the start", fc.nat(excerpt.length - 400).map((at) => excerpt.subarray(at)), false],
-  ["lines left out", someLines.map((out) => join(text.filter((_, at) => !out.has(at)))), false],
-  ["lines swapped", fc.tuple(line, line).map(([a, b]) => join(text.with(a, text[b]!).with(b, text[a]!))), false],
-  ["lines doubled", someLines.map((twice) => join(text.flatMap((one, at) => (twice.has(at) ? [one, one] : [one])))), false],
+  ["cut at the start", fc.nat(excerpt.length - 400).map((at) => damage(excerpt.subarray(at), at)), false],
+  ["lines left out", someLines.map((out) => damage(join(text.filter((_, at) => !out.has(at))), out)), false],
+  ["lines swapped", fc.tuple(line, line).map(([a, b]) => damage(join(text.with(a, text[b]!).with(b, text[a]!)), a, b)), false],
+  ["lines doubled", someLines.map((twice) => damage(join(text.flatMap((one, at) => (twice.has(at) ? [one, one] : [one]))), twice)), false],
 ];
 
 test.each(DAMAGES)("%s", async (_name, damaged, refusesSome) => {
   let read = 0;
   let refused = 0;
   await fc.assert(
-    fc.asyncProperty(damaged, async (data) => {
+    fc.asyncProperty(damaged, async ({ data }) => {
       const reader = new TraceReader({ name: "damaged" });
       const live = new Set<number>();
       let pairs = true;

@@ -1,14 +1,13 @@
 import type { Counters, Memory } from "@smmuv3/platform";
 import type { InterruptLines, MsiTarget } from "./irq.ts";
-import type { SmmuV3 } from "./model.ts";
 import type { PolicyChoice } from "./policy.ts";
 import type { IdRegisters } from "./presets.ts";
 import type { CacheProfile, ProfileName } from "./profiles.ts";
 import type { WitnessSink } from "./witness.ts";
 
 /**
- * When the SMMU works: `immediate` at the register write, `clocked` at {@link SmmuV3.tick} (a number of commands each, with
- * acknowledgements a tick late), `manual` at {@link SmmuV3.step} only.
+ * When the SMMU works: `immediate` at the register write, `clocked` at `SmmuV3.tick` (a number of commands each, with
+ * acknowledgements a tick late), `manual` at `SmmuV3.step` only.
  */
 export type Progress = "immediate" | "clocked" | "manual";
 
@@ -32,7 +31,7 @@ export interface SmmuV3Options {
   readonly policy?: PolicyChoice;
   readonly counters?: Counters;
   /**
-   * Reports each use of a cache entry whose source in memory was changed without invalidation: to {@link SmmuV3.staleReports}
+   * Reports each use of a cache entry whose source in memory was changed without invalidation: to `SmmuV3.staleReports`
    * (true), or to a function. Slow; costs nothing when it is off. For profiles that keep something; `lazy` finds the most.
    */
   readonly witness?: boolean | WitnessSink;

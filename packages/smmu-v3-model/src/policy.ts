@@ -72,8 +72,6 @@ export interface SmmuPolicy {
   readonly bbml: "none" | "fault" | "amalgamate";
   /** Both stages in one entry, or one entry per stage, which a TLBI of either removes (16.2). */
   readonly tlb: "combined" | "split";
-  /** Whether speculative accesses set the access flag (3.13). */
-  readonly speculativeAf: boolean;
   /** Pointers of STEs and queues beyond OAS: bits are lost (`truncate`), or the access ends in an external `abort` (3.4.3). */
   readonly pointerOverflow: "truncate" | "abort";
 
@@ -108,7 +106,6 @@ const strict: SmmuPolicy = {
   invalidConfigCaching: "cache",
   bbml: "none",
   tlb: "combined",
-  speculativeAf: false,
   pointerOverflow: "truncate",
   atosHttu: "passive",
 };

@@ -51,7 +51,7 @@ const PAGE_SHIFT: Record<number, number> = { [GRANULE.K4]: 12, [GRANULE.K16]: 14
 class World implements Store {
   readonly memory: Memory;
   /** Addresses whose content was made up. */
-  readonly known: Set<bigint> = new Set();
+  readonly known = new Set<bigint>();
   readonly #rnd: Random;
   /** Input size of the stage 2 that stage-1 tables lie behind, or 0. */
   ipaBits = 0;
