@@ -35,7 +35,7 @@ export interface Store {
 
 /** Reads through to a parent, keeps writes to itself until {@link commit}. */
 export class Transaction implements Store {
-  readonly writes = new Map<bigint, bigint>();
+  readonly writes: Map<bigint, bigint> = new Map<bigint, bigint>();
   readonly #parent: Store;
 
   constructor(parent: Store) {
