@@ -4,22 +4,21 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { dataPath } from "@smmuv3/data";
-import { ARCHITECTURES, loadArchitecture, operationsOf, runArchitecture } from "@smmuv3/smmu-lab";
+import { ARCHITECTURES, loadArchitecture, operationsOf, runArchitecture, survey } from "@smmuv3/smmu-lab";
 import { extendTraceText, readTraceText } from "./extend-trace.ts";
 
 const OPERATIONS = 100_000;
-const RAM_BYTES = 512 << 20;
 
 const samples = Number(process.argv[2] ?? "1");
 const text = readTraceText(dataPath("traces/nvme-4k-read.ftrace.gz"));
 const perRound = text.split("\n").filter((line) => line.includes(" dma_map_page: ") || line.includes(" dma_unmap_page: ")).length;
-const devices = [...new Set([...text.matchAll(/ dma_(?:un)?map_\w+: (\S+)/g)].map((match) => match[1]!))].sort();
 const times = Math.ceil(OPERATIONS / perRound);
 
 const scratch = mkdtempSync(join(tmpdir(), "replay-"));
 try {
   const trace = join(scratch, "long.ftrace");
   writeFileSync(trace, `${[...extendTraceText(text, times)].join("\n")}\n`);
+  const { devices, operations, ramBytes } = await survey(trace);
   for (let sample = 0; sample < samples; sample++) {
     for (const name of ARCHITECTURES) {
       const built = await loadArchitecture(name);
@@ -27,9 +26,9 @@ try {
       const result = await runArchitecture(built, operationsOf(trace), {
         devices,
         profile: "finite",
-        ramBytes: RAM_BYTES,
+        ramBytes,
         pagesToTake: 16,
-        operations: times * perRound,
+        operations,
       });
       const ns = Number(process.hrtime.bigint() - start);
       if (result.dma.wrong !== 0) throw new Error(`${name}: ${result.findings.join("; ")}`);

@@ -11,7 +11,7 @@ const SMMUEN: number = maskOf(CR0.SMMUEN);
 const CMDQEN: number = maskOf(CR0.CMDQEN);
 
 /** CR0 of an SMMU that EL2 has taken: translated requests of ATS are checked against STEs, where there is ATS. */
-export function runningCr0(smmu: HypSmmu): number {
+function runningCr0(smmu: HypSmmu): number {
   return SMMUEN | CMDQEN | (smmu.features.ats ? maskOf(CR0.ATSCHK) : 0);
 }
 

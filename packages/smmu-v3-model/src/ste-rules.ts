@@ -67,7 +67,7 @@ function usesDs(ste: Subject): boolean {
 }
 
 /** Bits of the input range of LPAE stage 2: T0SZ is four bits with a sign (5.2 S2T0SZ). */
-export function lpaeInputBits(t0sz: number): number {
+function lpaeInputBits(t0sz: number): number {
   return 32 - ((t0sz << 28) >> 28);
 }
 

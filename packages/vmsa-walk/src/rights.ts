@@ -1,7 +1,7 @@
 import { PERM, WRITES } from "./status.ts";
 
 /** What of a stage-1 regime decides rights; bits of an index into {@link STAGE1_RIGHTS}. */
-export const RIGHTS = { WXN: 1, PAN: 2, SINGLE: 4, EPAN: 8, UWXN: 16, LPAE: 32 } as const;
+const RIGHTS = { WXN: 1, PAN: 2, SINGLE: 4, EPAN: 8, UWXN: 16, LPAE: 32 } as const;
 
 /** Data rights of AP[2:1]. */
 const DATA: readonly number[] = [

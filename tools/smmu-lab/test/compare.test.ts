@@ -112,7 +112,7 @@ describe("report", async () => {
   });
 
   test("a counter that has parts keeps its own count", () => {
-    expect(report.architectures[0]!.counters["events"]).toMatchObject({ total: expect.any(Number) as number, lost: 0 });
+    expect(report.architectures[0]!.counters["events"]).toEqual({ total: 0, lost: 0, merged: 0 });
   });
 });
 

@@ -95,7 +95,7 @@ export function addressOf(desc: bigint, shift: number, wide: boolean): bigint {
 }
 
 /** Index of `input` at a level; the first level may have fewer entries, or more where tables are concatenated. */
-export function indexAt(input: bigint, shape: Shape, level: number, firstBits: number): bigint {
+function indexAt(input: bigint, shape: Shape, level: number, firstBits: number): bigint {
   const bits = level === shape.startLevel ? firstBits : shape.pageShift - 3;
   return ((input & mask(shape.inputBits)) >> BigInt(levelShift(shape.pageShift, level))) & mask(bits);
 }
