@@ -1,6 +1,10 @@
-import type { IoPgtableConfig, IoPgtableFormat } from "./config.ts";
-import type { Geometry } from "./geometry.ts";
+import type { IoPgtableConfig } from "./config.ts";
 import { IO_PGTABLE_QUIRK } from "./config.ts";
+import { DESC_TYPE } from "./descriptor.ts";
+import type { TableFormat } from "./format.ts";
+import type { IoPgtableFormat } from "./format-64.ts";
+import { formatOf } from "./format-64.ts";
+import type { Geometry } from "./geometry.ts";
 import { resolveGeometry } from "./geometry.ts";
 import { IoPgtable } from "./io-pgtable.ts";
 import { IoPgtable16k } from "./io-pgtable-16k.ts";
@@ -11,11 +15,12 @@ import { IoPgtable64k } from "./io-pgtable-64k.ts";
 const SPECIALISED: Readonly<Record<number, typeof IoPgtable>> = { 12: IoPgtable4k, 14: IoPgtable16k, 16: IoPgtable64k };
 
 /**
- * What the specialised classes take for granted: a walker that snoops, IOVAs of the lower half and not below 32 bits, and RAM whose
+ * What the specialised classes take for granted: pages of type 3, a walker that snoops, IOVAs of the lower half and not below 32 bits, and RAM whose
  * addresses differ in the low word.
  */
-function isPlain(cfg: IoPgtableConfig, geometry: Geometry): boolean {
+function isPlain(format: TableFormat, cfg: IoPgtableConfig, geometry: Geometry): boolean {
   return (
+    format.pageType === DESC_TYPE.PAGE &&
     cfg.coherentWalk &&
     ((cfg.quirks ?? 0) & IO_PGTABLE_QUIRK.ARM_TTBR1) === 0 &&
     geometry.ias >= 32 &&
@@ -29,7 +34,8 @@ function isPlain(cfg: IoPgtableConfig, geometry: Geometry): boolean {
  * @throws RangeError naming the field of `cfg` that Linux's allocator would refuse, Errno ENOMEM without a first table
  */
 export function allocIoPgtable(fmt: IoPgtableFormat, cfg: IoPgtableConfig): IoPgtable {
-  const geometry = resolveGeometry(fmt, cfg);
-  const Class = isPlain(cfg, geometry) ? SPECIALISED[geometry.pageShift]! : IoPgtable;
-  return new Class(fmt, cfg, geometry);
+  const format = formatOf(fmt);
+  const geometry = resolveGeometry(format, cfg);
+  const Class = isPlain(format, cfg, geometry) ? SPECIALISED[geometry.pageShift]! : IoPgtable;
+  return new Class(format, cfg, geometry);
 }

@@ -28,8 +28,8 @@ export const IO_PGTABLE_QUIRK = {
   NO_WARN: 0x200,
 } as const;
 
-/** Table formats. */
-export type IoPgtableFormat = "64_S1" | "64_S2";
+/** Where tables live: what is used of a `Memory`, so that a worker can build it around a SharedArrayBuffer it was sent. */
+export type TableRam = Pick<Memory, "words" | "perm" | "base" | "basePage" | "size" | "index">;
 
 /** What the tables read of a range that is collected for invalidation. */
 export interface IotlbGather {
@@ -56,9 +56,12 @@ export type WarnReason =
   | "partial unmap of a block"
   | "dirty range";
 
+/** Names of the table formats, as in `ARM_*_LPAE*` of Linux. */
+export type FormatName = "64_S1" | "64_S2" | "32_S1" | "32_S2" | "MALI";
+
 export interface IoPgtableConfig {
   /** Where tables live; words are read and written in place after a permission check per 4K page. */
-  readonly memory: Memory;
+  readonly memory: TableRam;
   /** Set of page and block sizes the hardware has, e.g. `0x40201000`. */
   readonly pgsizeBitmap: number;
   /** Input address bits. */

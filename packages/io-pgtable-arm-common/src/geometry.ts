@@ -1,5 +1,6 @@
-import type { IoPgtableConfig, IoPgtableFormat } from "./config.ts";
+import type { IoPgtableConfig } from "./config.ts";
 import { IO_PGTABLE_QUIRK } from "./config.ts";
+import type { TableFormat } from "./format.ts";
 
 /** Shape of the tables of one format, ranges and sizes resolved. */
 export interface Geometry {
@@ -16,6 +17,8 @@ export interface Geometry {
   readonly pgdBits: number;
   /** Bytes of the first table. */
   readonly pgdBytes: number;
+  /** Bytes allocated for it. */
+  readonly rootBytes: number;
 }
 
 /** Address bits below the index of `level` (0 to 3). */
@@ -31,17 +34,6 @@ const SIZES: readonly { readonly granule: number; readonly sizes: readonly numbe
 ];
 const SIZE_4T = 2 ** 42;
 
-/** Accepted quirks; anything else is refused. */
-const QUIRKS: Readonly<Record<IoPgtableFormat, number>> = {
-  "64_S1":
-    IO_PGTABLE_QUIRK.ARM_NS |
-    IO_PGTABLE_QUIRK.ARM_TTBR1 |
-    IO_PGTABLE_QUIRK.ARM_OUTER_WBWA |
-    IO_PGTABLE_QUIRK.ARM_HD |
-    IO_PGTABLE_QUIRK.NO_WARN,
-  "64_S2": IO_PGTABLE_QUIRK.ARM_S2FWB | IO_PGTABLE_QUIRK.NO_WARN,
-};
-
 /** Stage 2 must not start where these do: (granule shift, start level, ias or 0, oas or 0); 0 matches any. */
 const CONCATENATED: readonly (readonly [pageShift: number, start: number, ias: number, oas: number])[] = [
   [14, 0, 0, 48],
@@ -50,6 +42,8 @@ const CONCATENATED: readonly (readonly [pageShift: number, start: number, ias: n
   [12, 0, 0, 42],
   [14, 1, 0, 40],
 ];
+/** No table is smaller, whatever its number of entries. */
+const MIN_TABLE_BYTES = 64;
 /** An architecture limit: at most 16 tables side by side. */
 const MAX_CONCATENATED = 16;
 
@@ -62,8 +56,7 @@ function sizesOf(bitmap: number): number[] {
   return sizes;
 }
 
-function chooseGranule(bitmap: number, pageSize: number): number {
-  const sizes = sizesOf(bitmap);
+function chooseGranule(sizes: readonly number[], pageSize: number): number {
   if (sizes.includes(pageSize)) return pageSize;
   return sizes.findLast((size) => size < pageSize) ?? sizes[0] ?? 0;
 }
@@ -74,22 +67,29 @@ function requireInteger(name: string, value: number): void {
   }
 }
 
+function requireAtMost(name: string, value: number, limit: number, format: TableFormat): void {
+  if (value > limit) throw new RangeError(`allocIoPgtable: ${name} must be at most ${limit} for ${format.name}, got ${value}`);
+}
+
 /** Resolves a configuration. Throws RangeError naming the field where Linux's allocator gives NULL. */
-export function resolveGeometry(fmt: IoPgtableFormat, cfg: IoPgtableConfig): Geometry {
+export function resolveGeometry(format: TableFormat, cfg: IoPgtableConfig): Geometry {
   const quirks = cfg.quirks ?? 0;
   requireInteger("pgsizeBitmap", cfg.pgsizeBitmap);
   requireInteger("ias", cfg.ias);
   requireInteger("oas", cfg.oas);
-  if ((quirks & ~QUIRKS[fmt]) !== 0) {
+  if ((quirks & ~format.quirks) !== 0) {
     throw new RangeError(
-      `allocIoPgtable: quirks must be within 0x${QUIRKS[fmt].toString(16)} for ${fmt}, got 0x${quirks.toString(16)}`,
+      `allocIoPgtable: quirks must be within 0x${format.quirks.toString(16)} for ${format.name}, got 0x${quirks.toString(16)}`,
     );
   }
+  requireAtMost("ias", cfg.ias, format.maxIas, format);
+  requireAtMost("oas", cfg.oas, format.maxOas, format);
   if ((quirks & IO_PGTABLE_QUIRK.ARM_OUTER_WBWA) !== 0 && cfg.coherentWalk) {
     throw new RangeError("allocIoPgtable: quirks must not have ARM_OUTER_WBWA when coherentWalk is true");
   }
 
-  const granule = chooseGranule(cfg.pgsizeBitmap, cfg.pageSize ?? 0x1000);
+  const supported = sizesOf(cfg.pgsizeBitmap).filter((size) => hasSize(format.sizes, size));
+  const granule = chooseGranule(supported, cfg.pageSize ?? 0x1000);
   const offered = SIZES.find((row) => row.granule === granule);
   if (offered === undefined) {
     throw new RangeError(
@@ -98,7 +98,7 @@ export function resolveGeometry(fmt: IoPgtableFormat, cfg: IoPgtableConfig): Geo
   }
   const ias = Math.min(cfg.ias, offered.bits);
   const oas = Math.min(cfg.oas, offered.bits);
-  if (PHYSICAL_SIZE[oas] === undefined) {
+  if (!format.fourLevels && PHYSICAL_SIZE[oas] === undefined) {
     throw new RangeError(
       `allocIoPgtable: oas must be one of ${Object.keys(PHYSICAL_SIZE).join(", ")} (at most ${offered.bits}), got ${oas}`,
     );
@@ -106,14 +106,18 @@ export function resolveGeometry(fmt: IoPgtableFormat, cfg: IoPgtableConfig): Geo
   const pageShift = Math.log2(granule);
   if (ias <= pageShift) throw new RangeError(`allocIoPgtable: ias must be above ${pageShift}, got ${ias}`);
   const sizes = granule === 0x1_0000 && cfg.oas > 48 ? [...offered.sizes, SIZE_4T] : offered.sizes;
-  const pgsizeBitmap = sizes.filter((size) => hasSize(cfg.pgsizeBitmap, size)).reduce((sum, size) => sum + size, 0);
+  const pgsizeBitmap = sizes.filter((size) => supported.includes(size)).reduce((sum, size) => sum + size, 0);
 
   const bitsPerLevel = pageShift - 3;
   const levels = Math.ceil((ias - pageShift) / bitsPerLevel);
   let startLevel = 4 - levels;
   let pgdBits = ias - pageShift - bitsPerLevel * (levels - 1);
+  if (format.fourLevels && startLevel > 0) {
+    startLevel = 0;
+    pgdBits = 0;
+  }
   if (
-    fmt === "64_S2" &&
+    format.stage === 2 &&
     CONCATENATED.some(
       ([shift, start, i, o]) =>
         shift === pageShift && start === startLevel && (i === 0 || i === ias) && (o === 0 || o === oas),
@@ -127,7 +131,9 @@ export function resolveGeometry(fmt: IoPgtableFormat, cfg: IoPgtableConfig): Geo
     pgdBits += bitsPerLevel;
     startLevel++;
   }
-  return { pgsizeBitmap, ias, oas, pageShift, bitsPerLevel, startLevel, pgdBits, pgdBytes: 8 * 2 ** pgdBits };
+  const pgdBytes = 8 * 2 ** pgdBits;
+  const rootBytes = format.fourLevels ? granule : Math.max(pgdBytes, MIN_TABLE_BYTES);
+  return { pgsizeBitmap, ias, oas, pageShift, bitsPerLevel, startLevel, pgdBits, pgdBytes, rootBytes };
 }
 
 /** TCR / VTCR encodings of an output size. */

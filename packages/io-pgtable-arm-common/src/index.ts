@@ -1,7 +1,16 @@
+export { allocGenericIoPgtable } from "./alloc-generic.ts";
+export { allocSharedIoPgtable, attachSharedIoPgtable } from "./alloc-shared.ts";
 export { allocIoPgtable } from "./alloc.ts";
 export { IO_PGTABLE_QUIRK, IOMMU_PROT } from "./config.ts";
-export type { IoPgtableConfig, IoPgtableFormat, IommuFlushOps, IotlbGather, WarnReason } from "./config.ts";
+export type { FormatName, IoPgtableConfig, IommuFlushOps, IotlbGather, TableRam, WarnReason } from "./config.ts";
 export { DESC, DESC_TYPE } from "./descriptor.ts";
+export { IO_PGTABLE_FLAW, allocFlawedIoPgtable } from "./flawed.ts";
+export { ARM_32_LPAE_S1, ARM_32_LPAE_S2 } from "./format-32.ts";
+export { ARM_64_LPAE_S1, ARM_64_LPAE_S2 } from "./format-64.ts";
+export type { IoPgtableFormat } from "./format-64.ts";
+export { ARM_MALI_LPAE, MALI_MEMATTR, maliTranstab } from "./format-mali.ts";
+export type { TableFormat } from "./format.ts";
 export type { Tcr, Vtcr } from "./geometry.ts";
 export type { IoPgtable } from "./io-pgtable.ts";
+export type { SharedIoPgtable, SharedIoPgtableConfig, SharedPgtableHandle } from "./shared-io-pgtable.ts";
 export type { DirtyVisitor, LeafVisitor, WalkVisitor } from "./visit.ts";

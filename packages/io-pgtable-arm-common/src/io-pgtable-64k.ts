@@ -1,13 +1,17 @@
+import { ERRNO } from "@smmuv3/platform";
 import type { IotlbGather } from "./config.ts";
 import { IoPgtable } from "./io-pgtable.ts";
 
+/** Of a slot: the table that it would be in cannot be had. */
+const NO_MEMORY = -2;
+
 /**
- * 64K granule: level 2 resolves IOVA bits 41:29, level 3 bits 28:16; all above is the key of the walk cache.
+ * 64K granule: level 2 resolves IOVA bits 41:29, level 3 bits 28:16.
  *
  * Each method is one pass for one leaf. Whatever is unusual (a table missing, memory that is not permitted, a conflict, a run, an
  * error) is left to the general method, with nothing changed. Descriptors of this code are never of type 2, so bit 1 alone tells a
  * table from a block or a hole. RAM is at most 4 GiB, so the low word of an address tells where a table is. Numbers are literals,
- * also 0x1fe (WALK_CACHE_MASK): V8 reads an imported constant from memory and checks it on each use.
+ * also those of `walk-cache.ts`: V8 reads an imported constant from memory and checks it on each use.
  */
 export class IoPgtable64k extends IoPgtable {
   override mapPagesPair(
@@ -19,15 +23,19 @@ export class IoPgtable64k extends IoPgtable {
     pgcount: number,
     prot: number,
   ): number {
-    const attr = this.attributes[prot & 63]!;
+    const attr = this.walkCache[512 | (prot & 63)]!;
     if (pgcount === 1 && ((iovaHi & this.rangeHi) | (paHi & this.outputHi)) === 0 && attr !== 0) {
-      const slot = this.slotOf(iovaLo, iovaHi, pgsize);
+      const slot = pgsize === 0x1_0000 ? this.pageSlot(iovaLo, iovaHi, true) : this.blockSlot(iovaLo, iovaHi, pgsize);
       const words = this.words;
       if (slot >= 0 && words[slot] === 0) {
         words[slot | 1] = (paHi & 0xffff) | (attr & 0x68_0000);
         words[slot] = (paLo & ~0xfff) | ((paHi >>> 4) & 0xf000) | (attr & 0xfff) | (pgsize === 0x1_0000 ? 3 : 1);
         this.mappedPages = 1;
         return 0;
+      }
+      if (slot === NO_MEMORY) {
+        this.mappedPages = 0;
+        return -ERRNO.ENOMEM;
       }
     }
     return super.mapPagesPair(iovaLo, iovaHi, paLo, paHi, pgsize, pgcount, prot);
@@ -41,7 +49,7 @@ export class IoPgtable64k extends IoPgtable {
     gather: IotlbGather | null,
   ): number {
     if (pgcount === 1 && (iovaHi & this.rangeHi) === 0) {
-      const slot = this.slotOf(iovaLo, iovaHi, pgsize);
+      const slot = pgsize === 0x1_0000 ? this.pageSlot(iovaLo, iovaHi, false) : this.blockSlot(iovaLo, iovaHi, pgsize);
       const words = this.words;
       if (slot >= 0 && (words[slot]! & 1) !== 0) {
         if (pgsize !== 0x1_0000 && (words[slot]! & 2) !== 0) this.dropTable(slot, 2, iovaLo, iovaHi);
@@ -55,45 +63,76 @@ export class IoPgtable64k extends IoPgtable {
   }
 
   override iovaToPhysPair(iovaLo: number, iovaHi: number): boolean {
+    const cache = this.walkCache;
     const words = this.words;
     const perm = this.perm;
-    const cache = this.walkCache;
-    const inputHi = iovaHi & this.inputHi;
-    const key = inputHi >>> 10;
-    const at = (key << 1) & 0x1fe;
-    fast: if (cache[at] === key) {
-      let slot = cache[at | 1]! + (((inputHi << 4) | (iovaLo >>> 28)) & 0x3ffe);
-      let desc = words[slot]!;
-      if ((perm[slot >>> 10]! & 1) === 0) break fast;
-      let offset = 0x1fff_ffff;
-      if ((desc & 2) !== 0) {
-        slot = (((desc - this.baseLo) >>> 2) & 0x3fff_fc00) + ((iovaLo >>> 15) & 0x3ffe);
-        desc = words[slot]!;
-        if ((desc & 2) === 0 || (perm[slot >>> 10]! & 1) === 0) break fast;
-        offset = 0xffff;
-      } else if ((desc & 1) === 0) break fast;
-      this.paLo = (desc & ~0xffff) | (iovaLo & offset);
+    const key = (iovaHi << 3) | (iovaLo >>> 29);
+    const at = 1024 | ((key << 1) & 0x3fe);
+    fast: if ((iovaHi & this.rangeHi) === 0) {
+      let table = cache[at | 1]!;
+      if (cache[at] !== key) {
+        const above = key >>> 13;
+        const at2 = (above << 1) & 0x1fe;
+        if (cache[at2] !== above) break fast;
+        const slot = (cache[at2 | 1]! + ((key << 1) & 0x3ffe)) | 0;
+        const desc = words[slot]!;
+        if ((desc & 1) === 0 || (perm[slot >>> 10]! & 1) === 0) break fast;
+        if ((desc & 2) === 0) {
+          this.paLo = (desc & ~0xffff) | (iovaLo & 0x1fff_ffff);
+          this.paHi = (words[slot | 1]! & 0xffff) | ((desc & 0xf000) << 4);
+          return true;
+        }
+        table = ((desc - this.baseLo) >>> 2) & 0x3fff_fc00;
+        cache[at] = key;
+        cache[at | 1] = table;
+      }
+      const slot = (table + ((iovaLo >>> 15) & 0x3ffe)) | 0;
+      const desc = words[slot]!;
+      if ((desc & 1) === 0 || (perm[slot >>> 10]! & 1) === 0) break fast;
+      this.paLo = (desc & ~0xffff) | (iovaLo & 0xffff);
       this.paHi = (words[slot | 1]! & 0xffff) | ((desc & 0xf000) << 4);
       return true;
     }
     return super.iovaToPhysPair(iovaLo, iovaHi);
   }
 
-  /** Slot of the leaf of `pgsize` bytes, which may be read and written; -1 when anything is unusual. */
-  private slotOf(iovaLo: number, iovaHi: number, pgsize: number): number {
+  /**
+   * Slot of a page, which may be read and written; -1 when anything is unusual.
+   * @param grow makes the table that it is in; {@link NO_MEMORY} when there is none to be had
+   */
+  private pageSlot(iovaLo: number, iovaHi: number, grow: boolean): number {
+    const cache = this.walkCache;
     const perm = this.perm;
+    const key = (iovaHi << 3) | (iovaLo >>> 29);
+    const at = 1024 | ((key << 1) & 0x3fe);
+    let table = cache[at | 1]!;
+    if (cache[at] !== key) {
+      const above = key >>> 13;
+      const at2 = (above << 1) & 0x1fe;
+      if (cache[at2] !== above) return -1;
+      const pointer = (cache[at2 | 1]! + ((key << 1) & 0x3ffe)) | 0;
+      let desc = this.words[pointer]!;
+      if ((perm[pointer >>> 10]! & 1) === 0) return -1;
+      if ((desc & 2) === 0) {
+        if (!grow || desc !== 0 || (perm[pointer >>> 10]! & 2) === 0) return -1;
+        if (!this.growAt(pointer)) return NO_MEMORY;
+        desc = this.words[pointer]!;
+      }
+      table = ((desc - this.baseLo) >>> 2) & 0x3fff_fc00;
+      cache[at] = key;
+      cache[at | 1] = table;
+    }
+    const slot = (table + ((iovaLo >>> 15) & 0x3ffe)) | 0;
+    return (perm[slot >>> 10]! & 3) === 3 ? slot : -1;
+  }
+
+  /** The same for 512 MiB. */
+  private blockSlot(iovaLo: number, iovaHi: number, pgsize: number): number {
     const cache = this.walkCache;
     const key = iovaHi >>> 10;
     const at = (key << 1) & 0x1fe;
-    if (cache[at] !== key) return -1;
-    let slot = cache[at | 1]! + (((iovaHi << 4) | (iovaLo >>> 28)) & 0x3ffe);
-    if (pgsize === 0x1_0000) {
-      const desc = this.words[slot]!;
-      if ((desc & 2) === 0 || (perm[slot >>> 10]! & 1) === 0) return -1;
-      slot = (((desc - this.baseLo) >>> 2) & 0x3fff_fc00) + ((iovaLo >>> 15) & 0x3ffe);
-    } else if (pgsize !== 0x2000_0000 || (this.sizes & 0x2000_0000) === 0) {
-      return -1;
-    }
-    return (perm[slot >>> 10]! & 3) === 3 ? slot : -1;
+    if (cache[at] !== key || pgsize !== 0x2000_0000 || (this.sizes & 0x2000_0000) === 0) return -1;
+    const slot = (cache[at | 1]! + (((iovaHi << 4) | (iovaLo >>> 28)) & 0x3ffe)) | 0;
+    return (this.perm[slot >>> 10]! & 3) === 3 ? slot : -1;
   }
 }

@@ -1,29 +1,19 @@
 import { ERRNO, Errno, PERM_READ, PERM_RW, hi32, join, lo32 } from "@smmuv3/platform";
 import { iovaHi32, signedJoin } from "./address.ts";
-import type { IoPgtableConfig, IoPgtableFormat, IotlbGather, WarnReason } from "./config.ts";
+import type { FormatName, IoPgtableConfig, IotlbGather, WarnReason } from "./config.ts";
 import { IO_PGTABLE_QUIRK } from "./config.ts";
-import {
-  ATTR_LO,
-  DESC,
-  DESC_TYPE,
-  MAIR_HI,
-  MAIR_LO,
-  PROT_COUNT,
-  encodeHi,
-  encodeLo,
-  leafAttributes,
-} from "./descriptor.ts";
+import { ATTR_LO, DESC, DESC_TYPE, MAIR_HI, MAIR_LO, encodeHi, encodeLo } from "./descriptor.ts";
+import type { TableFormat } from "./format.ts";
+import { PROT_COUNT, attributeTable } from "./format.ts";
 import type { Geometry, Tcr, Vtcr } from "./geometry.ts";
 import { tcrOf, vtcrOf } from "./geometry.ts";
 import { clearRun, leadingLeaves, runIsEmpty, writeRun } from "./leaf-run.ts";
 import { LAST_LEVEL, TableLayout } from "./table-layout.ts";
 import { TableMemory } from "./table-memory.ts";
-import type { DirtyVisitor, LeafVisitor, WalkVisitor } from "./visit.ts";
+import type { DirtyVisitor, LeafVisitor, TableView, WalkVisitor } from "./visit.ts";
 import { visitDirty, visitLeaves, walkTo } from "./visit.ts";
-import { WALK_CACHE_MASK, flushWalkCache, newWalkCache } from "./walk-cache.ts";
+import { flushWalkCache, forgetTable, newWalkCache, rememberTable } from "./walk-cache.ts";
 
-/** No table is smaller, whatever its number of entries. */
-const MIN_TABLE_BYTES = 64;
 /** Tables of this level are in the walk cache. */
 const CACHED_LEVEL = 2;
 
@@ -37,7 +27,7 @@ const CACHED_LEVEL = 2;
 export class IoPgtable {
   // Declared, not defined: a field that starts as undefined keeps V8 from knowing that it is always a small integer, and hot paths
   // would test each on every load.
-  declare readonly fmt: IoPgtableFormat;
+  declare readonly fmt: FormatName;
   /** Page and block sizes in use. */
   declare readonly pgsizeBitmap: number;
   /** Input address bits. */
@@ -80,29 +70,33 @@ export class IoPgtable {
   declare protected readonly sign: number;
   /** Bits of the high word of a PA that must be 0. */
   declare protected readonly outputHi: number;
+  /** The first PA that is too high. */
+  declare protected readonly outputEnd: number;
   /** Sizes below 4 GiB, as a bit set. */
   declare protected readonly sizes: number;
-  /** Bits of the high word of an IOVA that are looked at. */
-  declare protected readonly inputHi: number;
   /** See {@link newWalkCache}: filled here, read by the subclasses. */
   declare protected readonly walkCache: Int32Array;
-  /** Leaf attributes by prot, see {@link leafAttributes}. */
+  /** Leaf attributes by prot, see {@link attributeTable}. */
   declare protected readonly attributes: Int32Array;
 
-  declare private readonly cfg: IoPgtableConfig;
-  declare private readonly geometry: Geometry;
-  declare private readonly layout: TableLayout;
-  declare private readonly tables: TableMemory;
+  declare protected readonly cfg: IoPgtableConfig;
+  declare protected readonly layout: TableLayout;
+  declare protected readonly tables: TableMemory;
   /** High-word attributes of table descriptors. */
-  declare private readonly tableHi: number;
+  declare protected readonly tableHi: number;
+  declare private readonly format: TableFormat;
+  declare private readonly geometry: Geometry;
   declare private readonly warnUnexpected: boolean;
   private warnedPartial: boolean = false;
 
-  /** Use `allocIoPgtable`. Throws Errno ENOMEM when the first table cannot be allocated. */
-  constructor(fmt: IoPgtableFormat, cfg: IoPgtableConfig, geometry: Geometry) {
+  /**
+   * Use `allocIoPgtable`. Throws Errno ENOMEM when the first table cannot be allocated.
+   * @param pgd first table, where there is one
+   */
+  constructor(format: TableFormat, cfg: IoPgtableConfig, geometry: Geometry, pgd?: number) {
     const quirks = cfg.quirks ?? 0;
     const { ias, oas } = geometry;
-    this.fmt = fmt;
+    this.fmt = format.name;
     this.pgsizeBitmap = geometry.pgsizeBitmap;
     this.ias = ias;
     this.oas = oas;
@@ -113,8 +107,9 @@ export class IoPgtable {
     this.quirks = quirks;
 
     this.cfg = cfg;
+    this.format = format;
     this.geometry = geometry;
-    this.layout = new TableLayout(geometry);
+    this.layout = new TableLayout(format, geometry);
     this.tables = new TableMemory(cfg);
     this.tableHi =
       ((quirks & IO_PGTABLE_QUIRK.ARM_NS) !== 0 ? DESC.NSTABLE_HI : 0) | (cfg.coherentWalk ? 0 : DESC.SW_SYNC_HI);
@@ -126,27 +121,23 @@ export class IoPgtable {
     this.rootMask = (this.layout.rootEntries - 1) << 1;
     this.rangeLo = ias < 32 ? -1 << ias : 0;
     this.rangeHi = ias < 32 ? -1 : -1 << (ias - 32);
-    this.inputHi = ~this.rangeHi;
-    this.walkCache = newWalkCache();
     this.sign = (quirks & IO_PGTABLE_QUIRK.ARM_TTBR1) !== 0 ? -1 : 0;
     this.outputHi = -1 << (oas - 32);
+    this.outputEnd = 2 ** oas;
     this.sizes = lo32(geometry.pgsizeBitmap);
-    this.attributes = leafAttributes(fmt, quirks);
+    this.attributes = attributeTable(format, quirks);
+    this.walkCache = newWalkCache(this.attributes);
 
-    this.pgd = this.tables.allocate(Math.max(geometry.pgdBytes, MIN_TABLE_BYTES));
+    this.pgd = pgd ?? this.tables.allocate(geometry.rootBytes);
     if (this.pgd < 0) throw new Errno("ENOMEM", `allocIoPgtable: alloc gave no table of ${geometry.pgdBytes} bytes`);
     this.root = this.tables.slotOf(this.pgd);
   }
 
   /** Stage 1: TTBR, without ASID. */
-  get ttbr(): number {
-    return this.pgd;
-  }
+  get ttbr(): number { return this.pgd; }
 
   /** Stage 2: VTTBR, without VMID. */
-  get vttbr(): number {
-    return this.pgd;
-  }
+  get vttbr(): number { return this.pgd; }
 
   /** Stage 1: fields of TCR. */
   get tcr(): Tcr {
@@ -191,8 +182,12 @@ export class IoPgtable {
 
   /** Output address of `iova`; 0 with {@link found} false when nothing is mapped. */
   iovaToPhys(iova: number): number {
-    this.found = this.iovaToPhysPair(lo32(iova), iovaHi32(iova));
-    return this.found ? join(this.paLo, this.paHi) : 0;
+    if (!this.iovaToPhysPair(lo32(iova), iovaHi32(iova))) {
+      this.found = false;
+      return 0;
+    }
+    this.found = true;
+    return join(this.paLo, this.paHi);
   }
 
   /** {@link mapPages} on int32 pairs; {@link mappedPages} tells how many leaves were made. */
@@ -208,12 +203,10 @@ export class IoPgtable {
     const { layout, tables, words } = this;
     this.mappedPages = 0;
     const target = layout.levelOf(pgsize);
-    if (target < 0) return this.#warn("bad page size", -ERRNO.EINVAL);
-    if (this.#outside(iovaLo, iovaHi) || (paHi & this.outputHi) !== 0) {
-      return this.#warn("address out of range", -ERRNO.ERANGE);
-    }
+    const n = target < 0 ? 0 : layout.runLength(target, layout.index(target, iovaLo, iovaHi), pgcount);
     const attr = this.attributes[prot & (PROT_COUNT - 1)]!;
-    if (attr === 0) return -ERRNO.EINVAL;
+    const refused = this.refusal(target, iovaLo, iovaHi, paLo, paHi, n * pgsize, attr);
+    if (refused !== 0) return refused;
 
     let table = this.root;
     let fresh = false;
@@ -222,28 +215,31 @@ export class IoPgtable {
       const slot = table + (index << 1);
       if (level === CACHED_LEVEL) this.#remember(table, index, iovaLo, iovaHi);
       if (level === target) {
-        const n = layout.runLength(level, index, pgcount);
         tables.touch(slot, n, PERM_RW);
         if (!fresh && !runIsEmpty(words, slot, n)) {
           const status = this.#makeWay(slot, n, level, signedJoin(iovaLo, iovaHi));
           if (status < 0) return status;
         }
-        const type = level === LAST_LEVEL ? DESC_TYPE.PAGE : DESC_TYPE.BLOCK;
-        writeRun(words, slot, n, paLo, paHi, pgsize, (attr & ATTR_LO) | type, attr & ~ATTR_LO);
-        this.mappedPages = n;
+        this.#writeLeaves(slot, n, level, paLo, paHi, pgsize, attr);
         tables.sync(slot, n);
         return 0;
       }
       tables.touch(slot, 1, PERM_READ);
       const desc = words[slot]!;
       if (desc === 0) {
-        const status = this.#addTable(slot);
-        if (status < 0) return status;
+        tables.touch(slot, 1, PERM_RW);
+        // A table that is going to be full needs no zeroes: its leaves come before its pointer.
+        const whole = level + 1 === target && n === layout.tableEntries && tables.coherent;
+        const pa = tables.allocate(this.granule, !whole);
+        if (pa < 0) return -ERRNO.ENOMEM;
+        if (whole) this.#writeLeaves(tables.slotOf(pa), n, target, paLo, paHi, pgsize, attr);
+        this.#addTable(slot, pa);
+        if (whole) return 0;
         fresh = true;
-      } else if ((desc & DESC_TYPE.MASK) !== DESC_TYPE.TABLE) {
-        return this.#unexpected("already mapped", -ERRNO.EEXIST);
+      } else if (!layout.isTable(desc, level)) {
+        return this.unexpected("already mapped", -ERRNO.EEXIST);
       }
-      table = this.#tableAt(slot);
+      table = this.tableAt(slot);
     }
   }
 
@@ -251,8 +247,8 @@ export class IoPgtable {
   unmapPagesPair(iovaLo: number, iovaHi: number, pgsize: number, pgcount: number, gather: IotlbGather | null): number {
     const { layout, tables, words } = this;
     const target = layout.levelOf(pgsize);
-    if (target < 0 || pgcount <= 0) return this.#warn("bad page size", 0);
-    if (this.#outside(iovaLo, iovaHi)) return this.#warn("address out of range", 0);
+    if (target < 0 || pgcount <= 0) return this.warn("bad page size", 0);
+    if (this.outside(iovaLo, iovaHi)) return this.warn("address out of range", 0);
 
     let table = this.root;
     for (let level = layout.startLevel; ; level++) {
@@ -261,22 +257,21 @@ export class IoPgtable {
       if (level === CACHED_LEVEL) this.#remember(table, index, iovaLo, iovaHi);
       tables.touch(slot, 1, PERM_READ);
       const desc = words[slot]!;
-      if (desc === 0) return this.#unexpected("not mapped", 0);
+      if (desc === 0) return this.unexpected("not mapped", 0);
       if (level === target) {
         return this.removeRun(slot, layout.runLength(level, index, pgcount), level, iovaLo, iovaHi, gather);
       }
-      if ((desc & DESC_TYPE.MASK) !== DESC_TYPE.TABLE) {
-        if (this.warnedPartial) return 0;
-        this.warnedPartial = true;
-        return this.#warn("partial unmap of a block", 0);
+      if (!layout.isTable(desc, level)) {
+        return this.partialUnmap();
       }
-      table = this.#tableAt(slot);
+      table = this.tableAt(slot);
     }
   }
 
   /** {@link iovaToPhys} on an int32 pair: true when it found a leaf; the result is in {@link paLo} and {@link paHi}. */
   iovaToPhysPair(iovaLo: number, iovaHi: number): boolean {
     const { layout, tables, words } = this;
+    if (this.outside(iovaLo, iovaHi)) return false;
     let table = this.root;
     for (let level = layout.startLevel; ; level++) {
       const index = layout.index(level, iovaLo, iovaHi);
@@ -290,12 +285,13 @@ export class IoPgtable {
         this.paHi = layout.addressHi(lo, words[slot + 1]!) | (iovaHi & layout.offsetHi(level));
         return true;
       }
-      table = this.#tableAt(slot);
+      table = this.tableAt(slot);
     }
   }
 
   /** Visits the descriptors that translate `iova`, from the first level on. Returns 0, or -EINVAL at a hole. */
   walk(iova: number, visit: WalkVisitor): number {
+    if (this.outside(lo32(iova), iovaHi32(iova))) return -ERRNO.EINVAL;
     return walkTo(this.#view(), iova, visit);
   }
 
@@ -306,21 +302,36 @@ export class IoPgtable {
 
   /**
    * Visits the leaves of `[iova, iova + size)` that were written to since they were clean, and makes them clean unless `noClear`.
-   * Issues no invalidation: the caller owes one for what was visited.
-   * @returns 0, or -EINVAL (not stage 1, bad range, a hole)
+   * @param gather told of each leaf that was made clean, unless `queued`: a TLB may hold it as writable and dirty, and further writes
+   *   would not show. With null the caller owes that invalidation.
+   * @returns 0, or -EINVAL (not stage 1 of VMSAv8-64, bad range, a hole)
    */
-  readAndClearDirty(iova: number, size: number, noClear: boolean, visit: DirtyVisitor): number {
+  readAndClearDirty(
+    iova: number,
+    size: number,
+    noClear: boolean,
+    visit: DirtyVisitor,
+    gather: IotlbGather | null = null,
+  ): number {
     const last = iova + size - 1;
-    if (size <= 0 || this.#outside(lo32(last), iovaHi32(last))) return this.#warn("dirty range", -ERRNO.EINVAL);
-    if (this.fmt !== "64_S1") return -ERRNO.EINVAL;
-    return visitDirty(this.#view(), iova, size, noClear, visit);
+    if (size <= 0 || this.outside(lo32(last), iovaHi32(last))) return this.warn("dirty range", -ERRNO.EINVAL);
+    if (!this.format.dirty) return -ERRNO.EINVAL;
+    const { tlb } = this.cfg;
+    return visitDirty(this.#view(), iova, size, (slot, lo, start, span) => {
+      visit(start, span);
+      if (noClear) return;
+      this.tables.touch(slot, 1, PERM_RW);
+      this.clean(slot, lo);
+      this.tables.sync(slot, 1);
+      if (gather !== null && !gather.queued) tlb.addPage(gather, start, span);
+    });
   }
 
   /** Invalidates everything and frees every table. The object must not be used afterwards. */
   free(): void {
     this.cfg.tlb.flushAll();
     flushWalkCache(this.walkCache);
-    this.#freeTable(this.root, this.startLevel, Math.max(this.pgdBytes, MIN_TABLE_BYTES));
+    this.freeTable(this.root, this.startLevel, this.geometry.rootBytes);
   }
 
   /** Tells the gather about one leaf that went away. */
@@ -330,48 +341,82 @@ export class IoPgtable {
 
   /** Puts the level-2 table in which an IOVA has `index` into the walk cache: of concatenated tables, the one that the key names. */
   #remember(table: number, index: number, iovaLo: number, iovaHi: number): void {
-    const key = this.layout.keyOf(iovaLo, iovaHi & this.inputHi);
-    const at = (key << 1) & WALK_CACHE_MASK;
-    this.walkCache[at] = key;
-    this.walkCache[at | 1] = table + ((index & -this.layout.tableEntries) << 1);
+    const key = this.layout.keyOf(1, iovaLo, iovaHi);
+    rememberTable(this.walkCache, key, table + ((index & -this.layout.tableEntries) << 1));
   }
 
-  #view(): { layout: TableLayout; tables: TableMemory; root: number; tableAt(slot: number): number } {
-    return { layout: this.layout, tables: this.tables, root: this.root, tableAt: (slot) => this.#tableAt(slot) };
+  #view(): TableView {
+    return { layout: this.layout, tables: this.tables, root: this.root, tableAt: (slot) => this.tableAt(slot) };
   }
 
-  #warn(reason: WarnReason, status: number): number {
+  protected warn(reason: WarnReason, status: number): number {
     this.warnings++;
     this.cfg.onWarn?.(reason);
     return status;
   }
 
   /** A warning that `NO_WARN` silences. */
-  #unexpected(reason: WarnReason, status: number): number {
-    return this.warnUnexpected ? this.#warn(reason, status) : status;
+  protected unexpected(reason: WarnReason, status: number): number {
+    return this.warnUnexpected ? this.warn(reason, status) : status;
   }
 
-  #outside(iovaLo: number, iovaHi: number): boolean {
+  /** An unmap met a leaf that is larger than what it was asked to unmap. One warning, whatever follows. */
+  protected partialUnmap(): 0 {
+    if (!this.warnedPartial) this.warn("partial unmap of a block", 0);
+    this.warnedPartial = true;
+    return 0;
+  }
+
+  protected outside(iovaLo: number, iovaHi: number): boolean {
     return (((iovaHi ^ this.sign) & this.rangeHi) | ((iovaLo ^ this.sign) & this.rangeLo)) !== 0;
   }
 
-  #tableAt(slot: number): number {
+  /** What is wrong with the arguments of a map of `bytes` at level `target`, in Linux's order: 0 or -errno. */
+  protected refusal(target: number, iovaLo: number, iovaHi: number, paLo: number, paHi: number, bytes: number, attr: number): number {
+    if (target < 0) return this.warn("bad page size", -ERRNO.EINVAL);
+    if (this.outside(iovaLo, iovaHi) || this.outputOutside(paLo, paHi, bytes)) {
+      return this.warn("address out of range", -ERRNO.ERANGE);
+    }
+    return attr === 0 ? -ERRNO.EINVAL : 0;
+  }
+
+  /** True when bytes of the output range from `paHi:paLo` on are above `oas`. */
+  protected outputOutside(paLo: number, paHi: number, bytes: number): boolean {
+    return (paHi & this.outputHi) !== 0 || join(paLo, paHi) + bytes > this.outputEnd;
+  }
+
+  /** Makes the dirty leaf in `slot`, whose low word is `lo`, clean. */
+  protected clean(slot: number, lo: number): void {
+    this.words[slot] = lo | DESC.S1_RDONLY;
+  }
+
+  /** Slot of the table that the descriptor in `slot` points to. */
+  protected tableAt(slot: number): number {
     const lo = this.words[slot]! & ~this.layout.foldMask;
     return (((this.words[slot + 1]! << 20) | (lo >>> 12)) - this.tables.basePage) << 10;
   }
 
-  /** Puts a new table under the empty `slot`: its zeroes first, then its pointer. */
-  #addTable(slot: number): number {
-    const { tables, words } = this;
-    tables.touch(slot, 1, PERM_RW);
-    const pa = tables.allocate(this.granule);
-    if (pa < 0) return -ERRNO.ENOMEM;
+  /** Puts a new table under the empty `slot`, which may be read and written. False without memory. */
+  protected growAt(slot: number): boolean {
+    const pa = this.tables.allocate(this.granule);
+    if (pa >= 0) this.#addTable(slot, pa);
+    return pa >= 0;
+  }
+
+  #writeLeaves(slot: number, n: number, level: number, paLo: number, paHi: number, pgsize: number, attr: number): void {
+    const attrLo = (attr & ATTR_LO) | this.layout.leafType(level);
+    writeRun(this.words, slot, n, paLo, paHi, pgsize, attrLo, attr & ~ATTR_LO);
+    this.mappedPages = n;
+  }
+
+  /** Puts the table at `pa`, whose contents are written, under the empty `slot`. */
+  #addTable(slot: number, pa: number): void {
+    const { words } = this;
     const lo = lo32(pa);
     const hi = hi32(pa);
     words[slot + 1] = encodeHi(hi) | this.tableHi;
     words[slot] = encodeLo(lo, hi) | DESC_TYPE.TABLE;
-    tables.sync(slot, 1);
-    return 0;
+    this.tables.sync(slot, 1);
   }
 
   /** Empties slots for leaves: a leaf in the way wins, a table gives way. */
@@ -380,7 +425,7 @@ export class IoPgtable {
       const at = slot + (i << 1);
       const desc = this.words[at]!;
       if (desc === 0) continue;
-      if (this.layout.isLeaf(desc, level)) return this.#unexpected("already mapped", -ERRNO.EEXIST);
+      if (this.layout.isLeaf(desc, level)) return this.unexpected("already mapped", -ERRNO.EEXIST);
       const block = iova + i * this.layout.spans[level]!;
       this.dropTable(at, level, lo32(block), iovaHi32(block));
     }
@@ -397,7 +442,7 @@ export class IoPgtable {
     gather: IotlbGather | null,
   ): number {
     const { tables, words } = this;
-    const leaf = level === LAST_LEVEL ? DESC_TYPE.PAGE : DESC_TYPE.BLOCK;
+    const leaf = this.layout.leafType(level);
     const size = this.layout.spans[level]!;
     tables.touch(slot, n, PERM_RW);
     let done = 0;
@@ -406,7 +451,7 @@ export class IoPgtable {
       if (done === n) break;
       const at = slot + (done << 1);
       if (words[at] === 0) {
-        this.#unexpected("not mapped", 0);
+        this.unexpected("not mapped", 0);
         break;
       }
       const iova = signedJoin(iovaLo, iovaHi) + done * size;
@@ -424,16 +469,18 @@ export class IoPgtable {
 
   /** Takes a table out: pointer first, then the walk caches, then its memory. */
   protected dropTable(slot: number, level: number, iovaLo: number, iovaHi: number): void {
-    const table = this.#tableAt(slot);
+    const table = this.tableAt(slot);
     const span = this.layout.spans[level]!;
     if (level < CACHED_LEVEL) flushWalkCache(this.walkCache);
+    else forgetTable(this.walkCache, this.layout.keyOf(CACHED_LEVEL, iovaLo, iovaHi));
     clearRun(this.words, slot, 1);
     this.tables.sync(slot, 1);
     this.cfg.tlb.flushWalk(signedJoin(iovaLo, iovaHi), span, this.granule);
-    this.#freeTable(table, level + 1, this.granule);
+    this.freeTable(table, level + 1, this.granule);
   }
 
-  #freeTable(table: number, level: number, bytes: number): void {
+  /** Frees a table and those below it. */
+  protected freeTable(table: number, level: number, bytes: number): void {
     const { layout, tables, words } = this;
     // Entries of the last level point at memory that is not ours.
     if (level < LAST_LEVEL) {
@@ -441,8 +488,8 @@ export class IoPgtable {
       tables.touch(table, entries, PERM_READ);
       for (let i = 0; i < entries; i++) {
         const slot = table + (i << 1);
-        if ((words[slot]! & DESC_TYPE.MASK) === DESC_TYPE.TABLE) {
-          this.#freeTable(this.#tableAt(slot), level + 1, this.granule);
+        if (layout.isTable(words[slot]!, level)) {
+          this.freeTable(this.tableAt(slot), level + 1, this.granule);
         }
       }
     }

@@ -17,14 +17,17 @@ export function runIsEmpty(words: Int32Array, slot: number, n: number): boolean 
   return seen === 0;
 }
 
-/** Number of slots before the first that is not of type `leaf` (bits [1:0]). */
+/** Number of slots before the first that is not of type `leaf` (bits [1:0]). That all are is asked first, without a branch per slot. */
 export function leadingLeaves(words: Int32Array, slot: number, n: number, leaf: number): number {
   const end = slot + (n << 1);
   let at = slot;
+  let a = 0;
+  let b = 0;
   for (; at + 6 < end; at += 8) {
-    const differ = (words[at]! ^ leaf) | (words[at + 2]! ^ leaf) | (words[at + 4]! ^ leaf) | (words[at + 6]! ^ leaf);
-    if ((differ & 3) !== 0) break;
+    a |= (words[at]! ^ leaf) | (words[at + 2]! ^ leaf);
+    b |= (words[at + 4]! ^ leaf) | (words[at + 6]! ^ leaf);
   }
+  if (((a | b) & 3) !== 0) at = slot;
   while (at < end && (words[at]! & 3) === leaf) at += 2;
   return (at - slot) >> 1;
 }

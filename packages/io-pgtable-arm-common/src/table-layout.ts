@@ -1,3 +1,4 @@
+import type { TableFormat } from "./format.ts";
 import type { Geometry } from "./geometry.ts";
 import { levelShift } from "./geometry.ts";
 import { DESC_TYPE } from "./descriptor.ts";
@@ -15,11 +16,15 @@ export class TableLayout {
   declare readonly spans: readonly number[];
   /** Bits of a low word that hold PA[51:48]. */
   declare readonly foldMask: number;
+  /** Entries that a run of each level is within. */
+  declare private readonly runEntries: readonly number[];
+  /** Bits [1:0] of a leaf of each level. */
+  declare private readonly leafTypes: readonly number[];
   declare private readonly shifts: readonly number[];
   /** Leaf size of each level, 0 where there is none. */
   declare private readonly leafSizes: readonly number[];
 
-  constructor(geometry: Geometry) {
+  constructor(format: TableFormat, geometry: Geometry) {
     const { startLevel, pgsizeBitmap } = geometry;
     this.startLevel = startLevel;
     this.rootEntries = 2 ** geometry.pgdBits;
@@ -29,6 +34,8 @@ export class TableLayout {
     this.leafSizes = this.spans.map((span, level) =>
       level >= startLevel && Math.floor(pgsizeBitmap / span) % 2 === 1 ? span : 0,
     );
+    this.runEntries = this.spans.map((span) => Math.max(1, Math.min(2 ** geometry.ias / span, this.tableEntries)));
+    this.leafTypes = [DESC_TYPE.BLOCK, DESC_TYPE.BLOCK, DESC_TYPE.BLOCK, format.pageType];
     this.foldMask = geometry.pageShift === 16 ? 0xf000 : 0;
   }
 
@@ -49,9 +56,9 @@ export class TableLayout {
     return index & (this.entriesOf(level) - 1);
   }
 
-  /** The bits above level 2 of an address. */
-  keyOf(lo: number, hi: number): number {
-    const shift = this.shifts[1]!;
+  /** The bits of an address above those that the tables below `level` resolve. */
+  keyOf(level: number, lo: number, hi: number): number {
+    const shift = this.shifts[level]!;
     return shift < 32 ? (lo >>> shift) | (hi << (32 - shift)) : hi >>> (shift - 32);
   }
 
@@ -66,14 +73,24 @@ export class TableLayout {
     return shift < 32 ? 0 : (1 << (shift - 32)) - 1;
   }
 
-  /** A run ends with its table of one granule, also where tables are concatenated. */
+  /** A run ends with its table of one granule, also where tables are concatenated, and with the address space. */
   runLength(level: number, index: number, count: number): number {
-    const entries = Math.min(this.entriesOf(level), this.tableEntries);
+    const entries = this.runEntries[level]!;
     return Math.min(count, entries - (index & (entries - 1)));
   }
 
+  /** Bits [1:0] of a leaf of `level`. */
+  leafType(level: number): number {
+    return this.leafTypes[level]!;
+  }
+
   isLeaf(lo: number, level: number): boolean {
-    return (lo & DESC_TYPE.MASK) === (level === LAST_LEVEL ? DESC_TYPE.PAGE : DESC_TYPE.BLOCK);
+    return (lo & DESC_TYPE.MASK) === this.leafTypes[level]!;
+  }
+
+  /** Whether the descriptor points to a table. */
+  isTable(lo: number, level: number): boolean {
+    return level < LAST_LEVEL && (lo & DESC_TYPE.MASK) === DESC_TYPE.TABLE;
   }
 
   /** Output address words of a descriptor. */

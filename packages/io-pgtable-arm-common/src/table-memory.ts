@@ -1,6 +1,5 @@
 import { PAGE_SIZE, PERM_READ, PERM_RW, PERM_WRITE, lo32 } from "@smmuv3/platform";
-import type { Memory } from "@smmuv3/platform";
-import type { IoPgtableConfig } from "./config.ts";
+import type { IoPgtableConfig, TableRam } from "./config.ts";
 
 /** Where the tables of one address space live: allocation, permission, visibility to the walker. A slot is a word index. */
 export class TableMemory {
@@ -12,7 +11,7 @@ export class TableMemory {
   /** Low word of the first RAM address. */
   declare readonly baseLo: number;
   declare readonly coherent: boolean;
-  declare private readonly memory: Memory;
+  declare private readonly memory: TableRam;
   declare private readonly cfg: IoPgtableConfig;
 
   constructor(cfg: IoPgtableConfig) {
@@ -43,8 +42,8 @@ export class TableMemory {
     }
   }
 
-  /** A zeroed table of `bytes`, or a negative number. Throws RangeError when the allocator's address is not aligned to its size. */
-  allocate(bytes: number): number {
+  /** A table of `bytes`, zeroed unless its user writes all of it, or a negative number. Throws RangeError when the allocator's address is not aligned to its size. */
+  allocate(bytes: number, zeroed: boolean = true): number {
     const pa = this.cfg.alloc(bytes);
     if (pa < 0) return -1;
     if ((lo32(pa) & (bytes - 1)) !== 0) {
@@ -52,7 +51,7 @@ export class TableMemory {
     }
     const slot = this.slotOf(pa);
     this.touch(slot, bytes >> 3, PERM_WRITE);
-    this.words.fill(0, slot, slot + (bytes >> 2));
+    if (zeroed) this.words.fill(0, slot, slot + (bytes >> 2));
     this.bytes += bytes;
     if (!this.coherent) this.cfg.syncPte?.(pa, bytes);
     return pa;

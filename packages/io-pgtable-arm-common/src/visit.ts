@@ -1,4 +1,4 @@
-import { ERRNO, PERM_READ, PERM_RW, join, lo32 } from "@smmuv3/platform";
+import { ERRNO, PERM_READ, join, lo32 } from "@smmuv3/platform";
 import { iovaHi32 } from "./address.ts";
 import { DESC } from "./descriptor.ts";
 import type { TableLayout } from "./table-layout.ts";
@@ -36,7 +36,7 @@ function find(view: TableView, iova: number, visit: WalkVisitor): Position | und
     tables.touch(slot, 1, PERM_READ);
     const lo = tables.words[slot]!;
     visit(level, lo, tables.words[slot + 1]!);
-    if (lo === 0) return undefined;
+    if ((lo & 1) === 0) return undefined;
     if (layout.isLeaf(lo, level)) return { slot, level };
     table = view.tableAt(slot);
   }
@@ -55,7 +55,7 @@ export function visitLeaves(view: TableView, table: number, level: number, iova:
   for (let i = 0; i < entries; i++) {
     const slot = table + (i << 1);
     const lo = tables.words[slot]!;
-    if (lo === 0) continue;
+    if ((lo & 1) === 0) continue;
     const at = iova + i * size;
     if (layout.isLeaf(lo, level)) {
       const hi = tables.words[slot + 1]!;
@@ -66,8 +66,13 @@ export function visitLeaves(view: TableView, table: number, level: number, iova:
   }
 }
 
-/** Visits dirty leaves of `[iova, iova + size)` and cleans them. 0, or -EINVAL at a hole. */
-export function visitDirty(view: TableView, iova: number, size: number, noClear: boolean, visit: DirtyVisitor): number {
+/** Visits the dirty leaves of `[iova, iova + size)`: slot, low word, input address, bytes. 0, or -EINVAL at a hole. */
+export function visitDirty(
+  view: TableView,
+  iova: number,
+  size: number,
+  visit: (slot: number, lo: number, start: number, span: number) => void,
+): number {
   const { layout, tables } = view;
   const { words } = tables;
   for (let at = iova; at < iova + size; ) {
@@ -77,14 +82,7 @@ export function visitDirty(view: TableView, iova: number, size: number, noClear:
     const span = layout.spans[level]!;
     const start = Math.floor(at / span) * span;
     const lo = words[slot]!;
-    if ((words[slot + 1]! & DESC.S1_DBM_HI) !== 0 && (lo & DESC.S1_RDONLY) === 0) {
-      visit(start, span);
-      if (!noClear) {
-        tables.touch(slot, 1, PERM_RW);
-        words[slot] = lo | DESC.S1_RDONLY;
-        tables.sync(slot, 1);
-      }
-    }
+    if ((words[slot + 1]! & DESC.S1_DBM_HI) !== 0 && (lo & DESC.S1_RDONLY) === 0) visit(slot, lo, start, span);
     at = start + span;
   }
   return 0;

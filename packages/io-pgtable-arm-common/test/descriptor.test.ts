@@ -1,6 +1,14 @@
 import { expect, test } from "vitest";
-import { IOMMU_PROT, IO_PGTABLE_QUIRK } from "../src/index.ts";
-import type { IoPgtableFormat } from "../src/index.ts";
+import {
+  ARM_32_LPAE_S1,
+  ARM_32_LPAE_S2,
+  ARM_MALI_LPAE,
+  IOMMU_PROT,
+  IO_PGTABLE_QUIRK,
+  allocIoPgtable,
+  allocSharedIoPgtable,
+} from "../src/index.ts";
+import type { IoPgtableFormat, TableFormat } from "../src/index.ts";
 import { Harness, SIZES_16K, SIZES_64K } from "./harness.ts";
 import type { Options } from "./harness.ts";
 
@@ -35,11 +43,37 @@ test.each<[IoPgtableFormat, number, number, string]>([
   ["64_S2", R | W | C, FWB, "0x00001234_567897db"],
   ["64_S2", R | W, FWB, "0x00001234_567896d7"],
 ])("%s prot %i quirks %i: %s", (fmt, prot, quirks, descriptor) => {
-  const h = new Harness(fmt, { quirks });
-  // The first map takes the path that makes tables, the second the one where they exist.
-  for (const iova of [0x7000, 0x8000]) {
-    expect(h.table.mapPages(iova, PA, 4096, 1, prot)).toBe(0);
-    expect(h.descriptors(iova).at(-1)).toBe(descriptor);
+  for (const build of [allocIoPgtable, allocSharedIoPgtable]) {
+    const h = new Harness(fmt, { build, quirks });
+    // The first map takes the path that makes tables, the second the one where they exist.
+    for (const iova of [0x7000, 0x8000]) {
+      expect(h.table.mapPages(iova, PA, 4096, 1, prot)).toBe(0);
+      expect(h.descriptors(iova).at(-1)).toBe(descriptor);
+    }
+  }
+});
+
+const PA40 = 0x12_3456_7000;
+test.each<[string, TableFormat, number, number, string]>([
+  ["32_S1", ARM_32_LPAE_S1, R | W | C, 0, "0x00000012_34567f47"],
+  ["32_S1", ARM_32_LPAE_S1, R | P | X, 0, "0x00600012_34567e83"],
+  ["32_S1", ARM_32_LPAE_S1, R | W | C, HD | NS, "0x00080012_34567f67"],
+  ["32_S2", ARM_32_LPAE_S2, R | W | C, 0, "0x00000012_345677ff"],
+  ["32_S2", ARM_32_LPAE_S2, W | M, 0, "0x00000012_34567687"],
+  ["32_S2", ARM_32_LPAE_S2, R | C, FWB, "0x00000012_3456775b"],
+  // No access flag, no nG, type 1; attributes as in stage 1, S2AP, outer shareable whatever CACHE says.
+  ["MALI", ARM_MALI_LPAE, R | W, 0, "0x00000012_345672c1"],
+  ["MALI", ARM_MALI_LPAE, R, 0, "0x00000012_34567241"],
+  ["MALI", ARM_MALI_LPAE, W | C, 0, "0x00000012_34567285"],
+  ["MALI", ARM_MALI_LPAE, R | W | M | X | P, 0, "0x00600012_345672c9"],
+])("%s: %o prot %i quirks %i: %s", (_, format, prot, quirks, descriptor) => {
+  for (const build of [allocIoPgtable, allocSharedIoPgtable]) {
+    const h = new Harness(format, { build, quirks, ias: 32, oas: 40 });
+    for (const iova of [0x7000, 0x8000]) {
+      expect(h.table.mapPages(iova, PA40, 4096, 1, prot)).toBe(0);
+      expect(h.descriptors(iova).at(-1)).toBe(descriptor);
+      expect(h.table.iovaToPhys(iova + 5)).toBe(PA40 + 5);
+    }
   }
 });
 

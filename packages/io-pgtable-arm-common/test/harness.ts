@@ -16,7 +16,10 @@ export type Event =
   | readonly ["free", pa: number, bytes: number]
   | readonly ["sync", pa: number, bytes: number];
 
-export interface Options extends Partial<Omit<IoPgtableConfig, "tlb" | "alloc" | "free">> {
+export interface Options extends Partial<Omit<IoPgtableConfig, "memory" | "tlb" | "alloc" | "free">> {
+  readonly memory?: Memory;
+  /** Default {@link allocIoPgtable}. */
+  readonly build?: (fmt: IoPgtableFormat, cfg: IoPgtableConfig) => IoPgtable;
   /** Allocations that succeed, the first table included. */
   readonly tables?: number;
   readonly ram?: number;
@@ -36,13 +39,13 @@ export class Harness {
   readonly #freed = new Map<number, number[]>();
 
   constructor(fmt: IoPgtableFormat, options: Options = {}) {
-    const { tables = Infinity, ram = 8 << 20, ...rest } = options;
+    const { tables = Infinity, ram = 8 << 20, build = allocIoPgtable, ...rest } = options;
     this.live = new Map<number, number>();
     this.#left = tables;
     this.memory = rest.memory ?? Memory.allocate({ base: RAM, size: ram });
     this.memory.fill(RAM, ram, GARBAGE);
     const { events } = this;
-    this.table = allocIoPgtable(fmt, {
+    this.table = build(fmt, {
       pgsizeBitmap: SIZES_4K,
       ias: 48,
       oas: 48,

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ERRNO, Memory, MemoryAbort, PERM_READ, PERM_RW } from "@smmuv3/platform";
-import { IOMMU_PROT, IO_PGTABLE_QUIRK, allocIoPgtable } from "../src/index.ts";
+import { IOMMU_PROT, IO_PGTABLE_QUIRK, allocGenericIoPgtable, allocIoPgtable, allocSharedIoPgtable } from "../src/index.ts";
 import { Harness, RAM, SIZES_16K, SIZES_4K, SIZES_64K } from "./harness.ts";
 
 const RW = IOMMU_PROT.READ | IOMMU_PROT.WRITE;
@@ -16,6 +16,9 @@ describe.each([
   ["general", { coherentWalk: false }, 0],
   ["3 levels", { ias: 39 }, 0],
   ["upper half", { quirks: IO_PGTABLE_QUIRK.ARM_TTBR1 }, UPPER],
+  ["generic", { build: allocGenericIoPgtable }, 0],
+  ["shared", { build: allocSharedIoPgtable }, 0],
+  ["shared, upper half", { build: allocSharedIoPgtable, quirks: IO_PGTABLE_QUIRK.ARM_TTBR1 }, UPPER],
 ])("%s", (_, options, base) => {
   const make = (more = {}): Harness => new Harness("64_S1", { ...options, ...more });
 
@@ -256,6 +259,41 @@ test("an unmap is not fooled by the walk cache after its table was replaced", ()
   expect(h.leaves()).toEqual([[GIGA, PAGE, 0x3000], [GIGA + PAGE, PAGE, 0x4000]]);
 });
 
+// 4K, 16K, 64K: what a class keeps of an IOVA to find its table again loses other high bits in each.
+test.each([SIZES_4K, SIZES_16K, SIZES_64K])("sizes %i: nothing is found, mapped or unmapped above the address space", (pgsizeBitmap) => {
+  const { table } = new Harness("64_S1", { pgsizeBitmap });
+  const page = table.granule;
+  for (const iova of [0, page]) expect(table.mapPages(iova, 7 * page, page, 1, RW)).toBe(0);
+  for (let bit = 48; bit < 64; bit++) {
+    const above = 2 ** bit;
+    expect([table.iovaToPhys(above), table.found]).toEqual([0, false]);
+    expect(table.walk(above, () => {})).toBe(-EINVAL);
+    expect(table.unmapPages(above, page, 1, null)).toBe(0);
+    expect(table.mapPages(above + 2 * page, 0, page, 1, RW)).toBe(-ERANGE);
+  }
+  expect([table.iovaToPhys(-(2 ** 48)), table.iovaToPhys(0)]).toEqual([0, 7 * page]);
+});
+
+// A table that is made full is not zeroed first.
+test.each([
+  [SIZES_4K, PAGE, 512],
+  [SIZES_4K, BLOCK, 512],
+  [SIZES_16K, 0x4000, 2048],
+  [SIZES_64K, 0x1_0000, 8192],
+])("sizes %i: %i bytes x %i fill a table", (pgsizeBitmap, size, entries) => {
+  const h = new Harness("64_S1", { pgsizeBitmap });
+  const at = size * entries;
+  expect([h.table.mapPages(at, size, size, entries, RW), h.table.mapped]).toEqual([0, at]);
+  expect(h.leaves()).toEqual(Array.from({ length: entries }, (_, i) => [at + i * size, size, (i + 1) * size]));
+  expect(h.table.mapPages(at + size, 0, size, 1, RW)).toBe(-EEXIST);
+  expect(h.table.unmapPages(at, size, entries, null)).toBe(at);
+  // One less, and the rest is empty.
+  expect(h.table.mapPages(2 * at, 0, size, entries - 1, RW)).toBe(0);
+  expect(h.leaves()).toHaveLength(entries - 1);
+  h.allow(0);
+  expect([h.table.mapPages(8 * at, 0, size, entries, RW), h.table.mapped]).toEqual([-ENOMEM, 0]);
+});
+
 test("IOVAs of the upper half may be given as 2^64 - x", () => {
   const h = new Harness("64_S1", { quirks: IO_PGTABLE_QUIRK.ARM_TTBR1 });
   expect(h.table.mapPages(2 ** 64 - 2 ** 48 + 0x5000, 0x7000, PAGE, 1, RW)).toBe(0);
@@ -263,8 +301,11 @@ test("IOVAs of the upper half may be given as 2^64 - x", () => {
   expect(h.table.mapPages(0x5000, 0x7000, PAGE, 1, RW)).toBe(-ERANGE);
 });
 
-test("a walker that does not snoop is shown exactly what changed", () => {
-  const h = new Harness("64_S1", { coherentWalk: false, ias: 39 });
+test.each([
+  ["single agent", allocIoPgtable],
+  ["shared", allocSharedIoPgtable],
+])("a walker that does not snoop is shown exactly what changed: %s", (_, build) => {
+  const h = new Harness("64_S1", { build, coherentWalk: false, ias: 39 });
   const { pgd } = h.table;
   h.table.mapPages(3 * PAGE, 0, PAGE, 4, RW);
   const [level2, level3] = [...h.live.keys()].slice(1) as [number, number];
@@ -330,17 +371,21 @@ describe("permission", () => {
   });
 });
 
-describe("dirty state", () => {
+describe.each([
+  ["single agent", allocIoPgtable],
+  ["shared", allocSharedIoPgtable],
+])("dirty state: %s", (_variant, build) => {
   const make = (): Harness => {
-    const h = new Harness("64_S1", { quirks: IO_PGTABLE_QUIRK.ARM_HD });
+    const h = new Harness("64_S1", { build, quirks: IO_PGTABLE_QUIRK.ARM_HD });
     h.table.mapPages(0, 0x10_0000, PAGE, 4, RW);
     h.table.mapPages(4 * PAGE, 0, PAGE, 1, IOMMU_PROT.READ);
     h.table.mapPages(BLOCK, BLOCK, BLOCK, 1, RW);
     return h;
   };
-  const read = (h: Harness, iova: number, size: number, noClear = false): [number, number[]] => {
+  const read = (h: Harness, iova: number, size: number, noClear = false, queued?: boolean): [number, number[]] => {
     const dirty: number[] = [];
-    const status = h.table.readAndClearDirty(iova, size, noClear, (at) => dirty.push(at));
+    const gather = queued === undefined ? null : { queued };
+    const status = h.table.readAndClearDirty(iova, size, noClear, (at) => dirty.push(at), gather);
     return [status, dirty];
   };
 
@@ -356,6 +401,22 @@ describe("dirty state", () => {
     h.memory.words[slot]! &= ~0x80;
     expect(read(h, 0, 5 * PAGE)).toEqual([0, [PAGE]]);
     expect(h.take(["flushWalk", "flushAll", "addPage"])).toEqual([]);
+  });
+
+  test("a gather is told what was made clean, and of nothing that is only read", () => {
+    const h = make();
+    h.take();
+    read(h, 0, 5 * PAGE, true, false);
+    read(h, 0, PAGE, false, true);
+    expect(h.take(["addPage"])).toEqual([]);
+    expect(read(h, 0, 5 * PAGE, false, false)).toEqual([0, [PAGE, 2 * PAGE, 3 * PAGE]]);
+    read(h, BLOCK + PAGE, PAGE, false, false);
+    expect(h.take(["addPage"])).toEqual([
+      ...[1, 2, 3].map((i) => ["addPage", i * PAGE, PAGE]),
+      ["addPage", BLOCK, BLOCK],
+    ]);
+    read(h, 0, 5 * PAGE, false, false);
+    expect(h.take(["addPage"])).toEqual([]);
   });
 
   test.each([
