@@ -13,6 +13,8 @@ export interface EntryWrite {
   readonly safe?: SafeBits;
   /** Makes the SMMU forget its copy and waits: CFGI and SYNC. 0, or a negative errno, which ends the write. */
   sync(): number;
+  /** A sync that fails does not end the write: what an attach needs that may not fail. */
+  readonly persist?: boolean;
 }
 
 /** Quadwords of an entry. */
@@ -51,7 +53,8 @@ function store(memory: Memory, pa: number, current: Int32Array, image: Int32Arra
  * that change, the SMMU sees the old or the new entry at every moment (hitless): first the bits that the current entry does
  * not use take their new values, then that one quadword, then the bits that the new entry does not use. Otherwise the entry
  * is invalid in between. Quadwords are stored in ascending order, and only when they change.
- * @returns the number of syncs, or the negative errno of one that failed, with the entry as it was then
+ * @returns the number of syncs, or the negative errno of the first that failed; the entry is as it was then, or, with `persist`,
+ * `target`
  */
 export function writeEntry(write: EntryWrite): number {
   const { memory, pa, target, used } = write;
@@ -77,24 +80,25 @@ export function writeEntry(write: EntryWrite): number {
   }
 
   let syncs = 0;
-  const phase = (source: Int32Array, from: number, to: number): number => {
-    if (!store(memory, pa, current, source, from, to)) return 0;
-    syncs++;
-    return write.sync();
-  };
   let status = 0;
+  const phase = (source: Int32Array, from: number, to: number): void => {
+    if ((status < 0 && write.persist !== true) || !store(memory, pa, current, source, from, to)) return;
+    syncs++;
+    const result = write.sync();
+    if (status === 0) status = result;
+  };
   if (changed === 1) {
     image[critical * 2] = current[critical * 2]!;
     image[critical * 2 + 1] = current[critical * 2 + 1]!;
-    status = phase(image, 0, QWORDS);
-    if (status === 0) status = phase(target, critical, critical + 1);
-    if (status === 0) status = phase(target, 0, QWORDS);
+    phase(image, 0, QWORDS);
+    phase(target, critical, critical + 1);
+    phase(target, 0, QWORDS);
   } else if (changed > 1) {
-    status = phase(new Int32Array(2), 0, 1);
-    if (status === 0) status = phase(target, 1, QWORDS);
-    if (status === 0) status = phase(target, 0, 1);
+    phase(new Int32Array(2), 0, 1);
+    phase(target, 1, QWORDS);
+    phase(target, 0, 1);
   } else {
-    status = phase(target, 0, QWORDS);
+    phase(target, 0, QWORDS);
   }
   return status < 0 ? status : syncs;
 }

@@ -17,6 +17,8 @@ export interface SmmuFeatures {
   readonly cd2lvl: boolean;
   readonly s1: boolean;
   readonly s2: boolean;
+  /** Tables may be of either endianness. */
+  readonly ttMixed: boolean;
   /** Both stages, and no erratum against combining them. */
   readonly nesting: boolean;
   /** Range invalidation. */
@@ -40,11 +42,18 @@ export interface SmmuFeatures {
   readonly ats: boolean;
   readonly pri: boolean;
   readonly s2fwb: boolean;
-  /** Hardware updates the access flag, and the dirty state. */
+  /** Hardware updates the access flag, the dirty state, and the access flag of tables. */
   readonly ha: boolean;
   readonly hd: boolean;
+  readonly haft: boolean;
+  /** Block sizes may be changed in place without conflict (BBML = 2). */
+  readonly bbml2: boolean;
+  /** 52-bit addresses with 4K and 16K granules. */
+  readonly ds: boolean;
   /** Erratum: a list of 63 commands must end in a SYNC. */
   readonly forceSync: boolean;
+  /** Erratum: an entry of a contiguous run stays in the TLB unless one range command covers the run. */
+  readonly fullContRangeInv: boolean;
 }
 
 /** Why a device cannot be driven. */
@@ -61,23 +70,35 @@ const SIZE_4T = 2 ** 42;
 /** Streams that one second-level table covers (SPLIT = 8): fewer need no second level. */
 const MIN_2LVL_SID_BITS = 8;
 
+/** IDR3.BBML. */
+const BBML2 = 2;
 /** JEP106 code of Arm. */
 const ARM = 0x43b;
-const FIXED_REVISION = 2;
 
-type Erratum = "sev" | "nesting" | "forceSync";
+/** What an implementation gets wrong: a feature that is not used, or an option. */
+export type Erratum = "sev" | "nesting" | "forceSync" | "fullContRangeInv";
 
-interface ErratumRow {
+export interface ErratumRow {
+  /** IIDR.ProductID of an implementation by Arm. */
   readonly product: number;
-  readonly affected: (variant: number, revision: number) => boolean;
+  readonly name: string;
+  /** Revisions rVpR that are affected: those with V up to `variant` and R up to `revision`. */
+  readonly variant: number;
+  readonly revision: number;
   readonly what: readonly Erratum[];
 }
 
-/** MMU-600 (0x483) and MMU-700 (0x487). */
-const ERRATA: readonly ErratumRow[] = [
-  { product: 0x483, affected: (v, r) => v === 0 && r <= FIXED_REVISION, what: ["sev"] },
-  { product: 0x483, affected: (v) => v < 2, what: ["nesting"] },
-  { product: 0x487, affected: (v, r) => v < 1 || r < 1, what: ["nesting", "forceSync"] },
+const ALL = 15;
+
+/** Errata by IIDR. Broadcast TLB maintenance (BTM), which some implementations get wrong, is not used from any. */
+export const ERRATA: readonly ErratumRow[] = [
+  { product: 0x483, name: "MMU-600", variant: 0, revision: 2, what: ["sev"] },
+  { product: 0x483, name: "MMU-600", variant: 1, revision: ALL, what: ["nesting"] },
+  { product: 0x487, name: "MMU-700", variant: ALL, revision: ALL, what: ["fullContRangeInv"] },
+  { product: 0x487, name: "MMU-700", variant: 0, revision: ALL, what: ["nesting", "forceSync"] },
+  { product: 0x487, name: "MMU-700", variant: ALL, revision: 0, what: ["nesting", "forceSync"] },
+  { product: 0x498, name: "MMU-S3", variant: 0, revision: ALL, what: ["fullContRangeInv"] },
+  { product: 0x498, name: "MMU-S3", variant: 1, revision: 0, what: ["fullContRangeInv"] },
 ];
 
 function errataOf(iidr: number): ReadonlySet<Erratum> {
@@ -85,7 +106,7 @@ function errataOf(iidr: number): ReadonlySet<Erratum> {
   const product = extract(iidr, REG.IIDR.ProductID);
   const variant = extract(iidr, REG.IIDR.Variant);
   const revision = extract(iidr, REG.IIDR.Revision);
-  const rows = ERRATA.filter((row) => row.product === product && row.affected(variant, revision));
+  const rows = ERRATA.filter((row) => row.product === product && variant <= row.variant && revision <= row.revision);
   return new Set(rows.flatMap((row) => row.what));
 }
 
@@ -136,6 +157,7 @@ export function probeFeatures(window: RegisterWindow): SmmuFeatures | FeatureErr
     cd2lvl: has0(IDR0.CD2L),
     s1: has0(IDR0.S1P),
     s2: has0(IDR0.S2P),
+    ttMixed: extract(idr0, IDR0.TTENDIAN) === TTENDIAN.mixed,
     nesting: has0(IDR0.S1P) && has0(IDR0.S2P) && !errata.has("nesting"),
     ril: extract(idr3, IDR3.RIL) !== 0,
     sev: has0(IDR0.SEV) && !errata.has("sev"),
@@ -156,6 +178,91 @@ export function probeFeatures(window: RegisterWindow): SmmuFeatures | FeatureErr
     s2fwb: extract(idr3, IDR3.FWB) !== 0,
     ha: httu >= HTTU.access,
     hd: httu >= HTTU.dirty,
+    haft: httu >= HTTU.table,
+    bbml2: extract(idr3, IDR3.BBML) === BBML2,
+    ds: extract(idr5, IDR5.DS) !== 0,
     forceSync: errata.has("forceSync"),
+    fullContRangeInv: errata.has("fullContRangeInv"),
   };
+}
+
+/** What Shared Virtual Addressing needs to know of the CPUs. */
+export interface CpuFeatures {
+  /** Bytes of a page. */
+  readonly pageSize: number;
+  /** Bits of virtual addresses, of physical ones, and of ASIDs. */
+  readonly vaBits: number;
+  readonly paBits: number;
+  readonly asidBits: number;
+  /** The kernel changes block sizes in place; hardware sets the access flag of tables. */
+  readonly bbml2: boolean;
+  readonly haft: boolean;
+}
+
+const PAGE_64K = 0x1_0000;
+const VA_LARGE = 52;
+
+/**
+ * Whether devices can use the page tables of processes: the SMMU has to walk them with everything that CPUs put there.
+ * @param coherent the SMMU snoops caches, after firmware had its say
+ */
+export function supportsSva(features: SmmuFeatures, cpu: CpuFeatures, coherent: boolean): boolean {
+  return (
+    coherent &&
+    (cpu.vaBits < VA_LARGE || (cpu.pageSize === PAGE_64K && features.vaBits === VA_LARGE)) &&
+    (!cpu.bbml2 || features.bbml2) &&
+    (!cpu.haft || features.haft) &&
+    (!features.fullContRangeInv || features.ril) &&
+    hasPageSize(features, cpu.pageSize) &&
+    features.oas >= cpu.paBits &&
+    features.asidBits >= cpu.asidBits
+  );
+}
+
+function hasPageSize(features: SmmuFeatures, pageSize: number): boolean {
+  return Math.floor(features.pgsizeBitmap / pageSize) % 2 === 1;
+}
+
+/** What of {@link featureMask} does not come from ID registers alone. */
+export interface SystemFeatures {
+  readonly coherent: boolean;
+  /** CPUs run the kernel at EL2 (VHE). */
+  readonly vhe: boolean;
+  /** {@link supportsSva}. */
+  readonly sva: boolean;
+}
+
+/** Features as kernel messages show them: a bit each. BTM, bit 16, is never used. */
+const MASK: readonly (readonly [bit: number, has: (f: SmmuFeatures, system: SystemFeatures) => boolean])[] = [
+  [0, (f) => f.strtab2lvl],
+  [1, (f) => f.cd2lvl],
+  [2, () => true],
+  [3, (f) => f.ttMixed],
+  [4, (f) => f.pri],
+  [5, (f) => f.ats],
+  [6, (f) => f.sev],
+  [7, (f) => f.msi],
+  [8, (_, { coherent }) => coherent],
+  [9, (f) => f.s1],
+  [10, (f) => f.s2],
+  [11, (f) => f.stalls],
+  [12, (f) => f.hyp],
+  [13, (f) => f.stallForce],
+  [14, (f) => f.vaBits === VA_LARGE],
+  [15, (f) => f.ril],
+  [17, (_, { sva }) => sva],
+  [18, (f, { vhe }) => f.hyp && vhe],
+  [19, (f) => f.nesting],
+  [20, (f) => f.attrTypesOvr],
+  [21, (f) => f.ha],
+  [22, (f) => f.hd],
+  [23, (f) => f.s2fwb],
+  [24, (f) => f.bbml2],
+  [25, (f) => f.haft],
+  [26, (f) => f.ds],
+];
+
+/** The features as one number, `features 0x...` of kernel messages: for comparing logs. */
+export function featureMask(features: SmmuFeatures, system: SystemFeatures): number {
+  return MASK.reduce((mask, [bit, has]) => mask | (has(features, system) ? 1 << bit : 0), 0);
 }

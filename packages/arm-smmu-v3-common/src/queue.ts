@@ -1,60 +1,13 @@
 import { ERRNO, PERM_WRITE } from "@smmuv3/platform";
 import type { Cpu, Memory, RegisterWindow } from "@smmuv3/platform";
-import {
-  CERROR,
-  CMD,
-  CMD_BYTES,
-  CMD_WORDS,
-  COMMANDS,
-  extract,
-  OFFSET,
-  place,
-  REG,
-  setAddress,
-  setField,
-  SHAREABILITY,
-  SYNC_CS,
-} from "@smmuv3/smmu-v3-defs";
-import { sync as makeSync } from "./commands.ts";
+import { CMD, CMD_BYTES, CMD_WORDS, COMMANDS, OFFSET, setAddress } from "@smmuv3/smmu-v3-defs";
+import { COPY_COMMANDS, DEFAULT_TIMEOUT, makeQueueSync, PAGE_SLOT_SHIFT, ringPage, skipRejected } from "./queue-ring.ts";
+import type { CommandRing, CommandSink, RingOptions } from "./queue-ring.ts";
 
-/** How the completion of a SYNC is awaited. `msi`: the SMMU overwrites the SYNC in the queue with zero. */
-export type SyncMethod = "sev" | "none" | "msi";
-
-export interface CommandQueueOptions {
-  readonly cpu: Cpu;
-  /** Registers of the device; offsets of CMDQ_PROD and CMDQ_CONS are the architecture's unless given. */
-  readonly window: RegisterWindow;
-  readonly prodOffset?: number;
-  readonly consOffset?: number;
-  /** Address of the ring, 4K aligned, and log2 of its entries (1 to 19). */
-  readonly pa: number;
-  readonly log2: number;
-  readonly syncMethod?: SyncMethod;
-  /** ns until a queue that stays full, or a SYNC that does not complete, is given up. Default 1 s. */
-  readonly timeout?: number;
-  /** Called at every step of waiting, before {@link Cpu.relax}: where no interrupt reports errors. */
-  onWait?(): void;
-}
+export type CommandQueueOptions = RingOptions;
 
 /** Commands that are inserted together at most. */
 export const BATCH_COMMANDS = 64;
-
-const SECOND = 1_000_000_000;
-/** 16-byte commands of a 4K page, as a shift. */
-const PAGE_SLOT_SHIFT = 8;
-/** From this many commands on, a view and one copy of it cost less than a loop over their words. */
-const COPY_COMMANDS = 16;
-/** MSI attributes of a SYNC to normal memory: inner and outer write-back. */
-const MSI_ATTR_WB = 0xf;
-const CS: Readonly<Record<SyncMethod, number>> = { none: SYNC_CS.none, sev: SYNC_CS.sev, msi: SYNC_CS.irq };
-
-/** x_BASE of a queue at `pa` with 2^`log2` entries; bit 62 is the allocation hint (RA, WA). `value`: 2 words. */
-export function queueBase(value: Int32Array, pa: number, log2: number): void {
-  value.fill(0);
-  setAddress(value, 0, REG.CMDQ_BASE.ADDR, pa);
-  setField(value, 0, REG.CMDQ_BASE.LOG2SIZE, log2);
-  setField(value, 0, REG.CMDQ_BASE.RA, 1);
-}
 
 /**
  * The producer of a command queue that one agent fills: interrupts are taken only while it waits, so insertion is atomic;
@@ -62,7 +15,7 @@ export function queueBase(value: Int32Array, pa: number, log2: number): void {
  *
  * Positions count modulo 2^32, wider than the registers (index and wrap bit), so that comparing two of them needs no lap.
  */
-export class CommandQueue {
+export class CommandQueue implements CommandRing {
   readonly pa: number;
   readonly log2: number;
   /** Bytes of the ring. */
@@ -91,9 +44,7 @@ export class CommandQueue {
 
   constructor(options: CommandQueueOptions) {
     const { cpu, pa, log2 } = options;
-    if (!Number.isInteger(log2) || log2 < 1 || log2 > 19) {
-      throw new RangeError(`CommandQueue: log2 must be an integer from 1 to 19, got ${log2}`);
-    }
+    this.#page = ringPage("CommandQueue", cpu.memory, pa, log2);
     this.pa = pa;
     this.log2 = log2;
     this.bytes = CMD_BYTES << log2;
@@ -105,19 +56,12 @@ export class CommandQueue {
     this.#size = 1 << log2;
     this.#pointerMask = (2 << log2) - 1;
     this.#slotMask = (1 << log2) - 1;
-    this.#page = cpu.memory.pageIndex(pa);
-    if (pa % 4096 !== 0 || this.#page < 0 || cpu.memory.pageIndex(pa + this.bytes - 1) < 0) {
-      throw new RangeError(`CommandQueue: pa must be 4K aligned with all of its ring in RAM, got 0x${pa.toString(16)}`);
-    }
     this.#word = (pa - cpu.memory.base) / 4;
     const method = options.syncMethod ?? "sev";
     this.#msi = method === "msi";
-    this.#timeout = options.timeout ?? SECOND;
+    this.#timeout = options.timeout ?? DEFAULT_TIMEOUT;
     this.#options = options;
-    makeSync(this.#sync, 0, CS[method]);
-    if (this.#msi) {
-      this.#sync[0] = this.#sync[0]! | place(CMD.MSH, SHAREABILITY.inner) | place(CMD.MSIAttr, MSI_ATTR_WB);
-    }
+    makeQueueSync(this.#sync, method);
   }
 
   /** Value for CMDQ_PROD: what has been inserted. */
@@ -163,14 +107,8 @@ export class CommandQueue {
    */
   skipError(): number {
     const cons = this.#window.read32(this.#consOffset);
-    const error = extract(cons, REG.CMDQ_CONS.ERR);
-    if (error === CERROR.NONE || error === CERROR.ABT || error === CERROR.ATC_INV_SYNC) return error;
-    const slot = this.pa + (cons & this.#slotMask) * CMD_BYTES;
-    this.#memory.read(slot, this.errorCommand);
-    const replacement = new Int32Array(CMD_WORDS);
-    makeSync(replacement, 0, this.#sync[0] === COMMANDS.SYNC.opcode ? SYNC_CS.none : SYNC_CS.sev);
-    this.#memory.write(slot, replacement);
-    return error;
+    const polled = this.#sync[0] === COMMANDS.SYNC.opcode;
+    return skipRejected(this.#memory, this.pa, this.log2, cons, polled, this.errorCommand);
   }
 
   /** Index into the memory's words of `position`'s slot, after the permission check of its page. */
@@ -249,11 +187,6 @@ export class CommandQueue {
     this.#options.onWait?.();
     this.#cpu.relax();
   }
-}
-
-/** What inserts commands: a {@link CommandQueue}, or what stands for one. */
-export interface CommandSink {
-  issue(words: Int32Array, count: number, sync: boolean): number;
 }
 
 /**

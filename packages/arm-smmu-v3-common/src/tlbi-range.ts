@@ -49,7 +49,7 @@ export function planRange(
   const pages = last - first + 1;
   const scale = fls(Math.floor((pages - 1) / NUM_LIMIT));
   if (scale > MAX_SCALE) return false;
-  const ttl = leaf ? 4 - Math.floor((Math.log2(granule) - 3) / (pageShift - 3)) : 0;
+  const ttl = ttlOf(leaf, granule, pageShift);
   const num = Math.floor(pages / 2 ** scale);
   emitRange(first * page, num, scale, ttl, pageShift, leaf, emit);
   const rest = pages - num * 2 ** scale;
@@ -60,6 +60,56 @@ export function planRange(
     emitRange((last + 1 - num2 * 2 ** scale2) * page, num2, scale2, ttl, pageShift, leaf, emit);
   }
   return true;
+}
+
+/**
+ * One range command that covers `[iova, iova + size)`, and up to a 32nd more behind it. For an SMMU that leaves an entry of a
+ * contiguous run in its TLB unless one command covers the whole run (erratum), where runs are not known: Shared Virtual
+ * Addressing. Parameters and result as {@link planRange}.
+ */
+export function planRangeOver(
+  iova: number, size: number, pageShift: number, granule: number, leaf: boolean, emit: TlbiEmit,
+): boolean {
+  if (size === 0) return false;
+  const page = 2 ** pageShift;
+  const first = Math.floor(iova / page);
+  const pages = Math.floor((iova + size - 1) / page) - first + 1;
+  const scale = fls(Math.floor((pages - 1) / NUM_LIMIT));
+  if (scale > MAX_SCALE) return false;
+  emitRange(first * page, Math.ceil(pages / 2 ** scale), scale, ttlOf(leaf, granule, pageShift), pageShift, leaf, emit);
+  return true;
+}
+
+/**
+ * Any number of range commands, the smallest first, as kernels until 7.1 did: one per run of ones in the binary number of pages,
+ * taken five bits at a time. Not a whole number of pages, or an address that TTL does not allow, is the caller's. Parameters and
+ * result as {@link planRange}; a plan that touches one page more than asked is one that would be illegal otherwise.
+ */
+export function planRangeSplit(
+  iova: number, size: number, pageShift: number, granule: number, leaf: boolean, emit: TlbiEmit,
+): boolean {
+  if (size === 0) return false;
+  const ttl = ttlOf(leaf, granule, pageShift);
+  const common = place(CMD.TG, (pageShift - 10) / 2) | place(CMD.TTL, ttl) | (leaf ? place(CMD.Leaf, 1) : 0);
+  let pages = Math.floor(size / 2 ** pageShift);
+  // Without TTL a last command of one page would have NUM, SCALE and TTL all zero.
+  if (ttl === 0 && pages % NUM_LIMIT === 1) pages++;
+  for (let at = iova, scale = 0; pages > 0; ) {
+    while (pages % 2 === 0) {
+      pages /= 2;
+      scale++;
+    }
+    const num = pages % NUM_LIMIT;
+    emit(place(CMD.NUM, num - 1) | place(CMD.SCALE, scale), (at & CMD.Address.loMask) | common, (at / WORD) | 0);
+    at += num * 2 ** (scale + pageShift);
+    pages -= num;
+  }
+  return true;
+}
+
+/** TTL: the level of leaves of `granule` bytes; 0 where tables went away too. */
+function ttlOf(leaf: boolean, granule: number, pageShift: number): number {
+  return leaf ? 4 - Math.floor((Math.log2(granule) - 3) / (pageShift - 3)) : 0;
 }
 
 function emitRange(

@@ -4,8 +4,8 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { addStage2, cdUsed, clearCd, makeAbortSte, makeBypassSte, makeCdtableSte, makeS1Cd, makeS2Ste, steSafe, steUsed } from "../src/index.ts";
 import type { UsedBits } from "../src/index.ts";
-import { acts, make, run } from "./writer.ts";
-import type { Entry, Run } from "./writer.ts";
+import { acts, make, run, views } from "./writer.ts";
+import type { Entry } from "./writer.ts";
 
 const flag = fc.boolean();
 const options = fc.record({ attrTypesOvr: flag, ats: flag, stall: flag, instcfgData: flag });
@@ -76,29 +76,6 @@ function conflicts(from: Entry, to: Entry, used: UsedBits, safe: Entry): number[
   const [now, then] = [make((out) => { used(from, out); }), make((out) => { used(to, out); })];
   const hit = (i: number): boolean => ((from[i]! ^ to[i]!) & now[i]! & then[i]! & ~safe[i]!) !== 0;
   return Array.from({ length: STE_WORDS / 2 }, (_, qword) => qword).filter((qword) => hit(qword * 2) || hit(qword * 2 + 1));
-}
-
-/**
- * What the SMMU may have read of the entry: between two syncs it keeps what it read of each quadword before or after its store, so
- * any mix of the two. `mask`: quadwords of which it has the new one.
- */
-function views(from: Entry, { log, images }: Run, mask: number): Entry[] {
-  const seen: Entry[] = [];
-  let before = from;
-  let last = from;
-  let stores = 0;
-  for (const qword of log) {
-    if (qword < 0) {
-      const mixed = before.slice();
-      for (let q = 0; q < STE_WORDS / 2; q++) if ((mask >> q) & 1) mixed.set(last.subarray(q * 2, q * 2 + 2), q * 2);
-      seen.push(mixed);
-      before = last;
-    } else {
-      last = images[stores++]!;
-      seen.push(last);
-    }
-  }
-  return seen;
 }
 
 function check(from: Entry, to: Entry, mask: number, isSte: boolean): boolean {

@@ -144,6 +144,12 @@ describe("writeEntry", () => {
   });
 });
 
+test.each([1, 2, 3])("a write that persists goes on after a failing sync %i, and tells", (failAt) => {
+  const { status, log, final } = run(cdtable(), bypass, steUsed, true, failAt, true);
+  expect([status, log.filter((x) => x === -1).length]).toEqual([-110, 3]);
+  expect(final).toEqual(bypass);
+});
+
 describe("used and safe bits", () => {
   test.each([
     ["abort", abort], ["bypass", bypass], ["cdtable", cdtable({ ats: true })], ["s2", s2(true, true)], ["nested", nested],

@@ -1,7 +1,7 @@
 import { CMD, extract } from "@smmuv3/smmu-v3-defs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { planRange, planSingle } from "../src/index.ts";
+import { planRange, planRangeOver, planRangeSplit, planSingle } from "../src/index.ts";
 
 interface Op {
   readonly num: number;
@@ -34,6 +34,19 @@ function collect(run: (emit: (w0: number, w2: number, w3: number) => void) => bo
 const range = (iova: number, size: number, shift: number, granule: number, leaf: boolean): Op[] =>
   collect((emit) => planRange(iova, size, shift, granule, leaf, emit)).ops;
 
+const request = fc
+  .record({
+    shift: fc.constantFrom(12, 14, 16),
+    leaf: fc.boolean(),
+    blocks: fc.integer({ min: 0, max: 3 }).map((n) => n === 3),
+    count: fc.nat(19).chain((bits) => fc.integer({ min: 1, max: 2 ** bits })),
+    at: fc.nat(2 ** 20),
+  })
+  .map(({ shift, leaf, blocks, count, at }) => {
+    const granule = leaf && blocks ? 2 ** (2 * shift - 3) : 2 ** shift;
+    return { shift, leaf, granule, iova: at * granule, size: count * granule };
+  });
+
 describe("planRange", () => {
   const op = (num: number, scale: number, ttl: number, tg: number, leaf: number, address: number): Op =>
     ({ num, scale, ttl, tg, leaf, address });
@@ -63,19 +76,6 @@ describe("planRange", () => {
     expect(collect((emit) => planRange(0, 2 ** 52, 12, 4 * K, true, emit)).ok).toBe(false);
     expect(collect((emit) => planRange(0, 2 ** 48, 12, 4 * K, true, emit)).ok).toBe(true);
   });
-
-  const request = fc
-    .record({
-      shift: fc.constantFrom(12, 14, 16),
-      leaf: fc.boolean(),
-      blocks: fc.integer({ min: 0, max: 3 }).map((n) => n === 3),
-      count: fc.nat(19).chain((bits) => fc.integer({ min: 1, max: 2 ** bits })),
-      at: fc.nat(2 ** 20),
-    })
-    .map(({ shift, leaf, blocks, count, at }) => {
-      const granule = leaf && blocks ? 2 ** (2 * shift - 3) : 2 ** shift;
-      return { shift, leaf, granule, iova: at * granule, size: count * granule };
-    });
 
   test("the commands cover the range and do not exceed it, and none is illegal", () => {
     fc.assert(
@@ -111,6 +111,78 @@ describe("planRange", () => {
       }),
       { seed: 12345, numRuns: 300 },
     );
+  });
+});
+
+describe("planRangeOver", () => {
+  const over = (iova: number, size: number, shift: number, granule: number, leaf: boolean): { ok: boolean; ops: Op[] } =>
+    collect((emit) => planRangeOver(iova, size, shift, granule, leaf, emit));
+
+  test.each([
+    [1, 0, 0], [31, 30, 0], [32, 31, 0], [33, 16, 1], [64, 31, 1], [65, 16, 2], [1025, 16, 6],
+  ])("%i pages: NUM = %i, SCALE = %i", (pages, num, scale) => {
+    const { ok, ops } = over(0, pages * 4 * K, 12, 4 * K, true);
+    expect([ok, ops.map((op) => [op.num, op.scale])]).toEqual([true, [[num, scale]]]);
+  });
+
+  test("one command covers the range, and at most a 16th more", () => {
+    fc.assert(
+      fc.property(request, ({ shift, leaf, granule, iova, size }) => {
+        const page = 2 ** shift;
+        const { ok, ops } = over(iova, size, shift, granule, leaf);
+        expect([ok, ops.length]).toEqual([true, 1]);
+        const { num, scale, tg, address } = ops[0]!;
+        const bytes = tg === 0 ? page : (num + 1) * 2 ** scale * page;
+        expect([address === iova, bytes >= size, bytes <= size * (1 + 1 / 16)]).toEqual([true, true, true]);
+      }),
+      { seed: 12345, numRuns: 2000 },
+    );
+  });
+
+  test("nothing and too much", () => {
+    expect(over(0, 0, 12, 4 * K, true).ok).toBe(false);
+    expect(over(0, 2 ** 52, 12, 4 * K, true)).toEqual({ ok: false, ops: [] });
+  });
+});
+
+describe("planRangeSplit", () => {
+  const split = (iova: number, size: number, shift: number, granule: number, leaf: boolean): Op[] =>
+    collect((emit) => planRangeSplit(iova, size, shift, granule, leaf, emit)).ops;
+
+  test.each([
+    ["one page", 1, true, [[0, 0]]],
+    ["two", 2, true, [[0, 1]]],
+    ["33, the small part first", 33, true, [[0, 0], [0, 5]]],
+    ["512", 512, true, [[0, 9]]],
+    ["0b1010_0110_1011", 0b1010_0110_1011, true, [[10, 0], [18, 5], [0, 11]]],
+    ["one where a table went away becomes two", 1, false, [[0, 1]]],
+    ["65 where tables went away", 65, false, [[0, 1], [0, 6]]],
+  ])("%s", (_, pages, leaf, expected) => {
+    expect(split(0x4000_0000, pages * 4 * K, 12, 4 * K, leaf).map(({ num, scale }) => [num, scale])).toEqual(expected);
+  });
+
+  test("covers exactly the range, or the one page more that keeps the last command legal", () => {
+    fc.assert(
+      fc.property(request, ({ shift, leaf, granule, iova, size }) => {
+        const page = 2 ** shift;
+        let at = iova;
+        let pages = 0;
+        for (const { num, scale, ttl, tg, address } of split(iova, size, shift, granule, leaf)) {
+          expect(address).toBe(at);
+          expect(num + scale + ttl).toBeGreaterThan(0);
+          expect(tg).toBe((shift - 10) / 2);
+          pages += (num + 1) * 2 ** scale;
+          at = iova + pages * page;
+        }
+        const more = !leaf && (size / page) % 32 === 1 ? 1 : 0;
+        expect(pages).toBe(size / page + more);
+      }),
+      { seed: 12345, numRuns: 2000 },
+    );
+  });
+
+  test("nothing is left to a full invalidation", () => {
+    expect(collect((emit) => planRangeSplit(0, 0, 12, 4 * K, true, emit)).ok).toBe(false);
   });
 });
 

@@ -24,7 +24,9 @@ export interface Run {
   readonly final: Entry;
 }
 
-export function run(from: Entry, to: Entry, used: UsedBits, withSafe: boolean, failAt: number = Infinity): Run {
+export function run(
+  from: Entry, to: Entry, used: UsedBits, withSafe: boolean, failAt: number = Infinity, persist: boolean = false,
+): Run {
   const memory = Memory.allocate({ base: BASE, size: 0x2000 });
   memory.write(PA, from);
   const images: Entry[] = [];
@@ -40,7 +42,7 @@ export function run(from: Entry, to: Entry, used: UsedBits, withSafe: boolean, f
   };
   let syncs = 0;
   const status = writeEntry({
-    memory, pa: PA, target: to, used, ...(withSafe ? { safe: steSafe } : {}),
+    memory, pa: PA, target: to, used, persist, ...(withSafe ? { safe: steSafe } : {}),
     sync() {
       log.push(-1);
       return ++syncs >= failAt ? -110 : 0;
@@ -56,4 +58,27 @@ export function acts(image: Entry, entry: Entry, used: UsedBits, ignore: Int32Ar
   const mask = new Int32Array(STE_WORDS);
   used(entry, mask);
   return mask.every((bits, i) => ((image[i]! ^ entry[i]!) & bits & ~ignore[i]!) === 0);
+}
+
+/**
+ * What the SMMU may have read of the entry: between two syncs it keeps what it read of each quadword before or after its store, so
+ * any mix of the two. `mask`: quadwords of which it has the new one.
+ */
+export function views(from: Entry, { log, images }: Run, mask: number): Entry[] {
+  const seen: Entry[] = [];
+  let before = from;
+  let last = from;
+  let stores = 0;
+  for (const qword of log) {
+    if (qword < 0) {
+      const mixed = before.slice();
+      for (let q = 0; q < STE_WORDS / 2; q++) if ((mask >> q) & 1) mixed.set(last.subarray(q * 2, q * 2 + 2), q * 2);
+      seen.push(mixed);
+      before = last;
+    } else {
+      last = images[stores++]!;
+      seen.push(last);
+    }
+  }
+  return seen;
 }
