@@ -1,0 +1,2 @@
+export { RiscvIommuKvm } from "./handoff.ts";
+export type { HypIommu, RiscvIommuKvmOptions } from "./handoff.ts";
