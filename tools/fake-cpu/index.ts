@@ -3,7 +3,9 @@ import type { Firmware, FirmwareNode, HostCpu, MemoryOptions, RegisterWindow } f
 
 /** A hypercall by name, with its arguments. */
 export type Call = [name: string, ...args: number[]];
-export type Answer = number | ((...args: number[]) => number);
+/** What x1 is, or x1 and the registers that follow it. */
+export type Reply = number | readonly number[];
+export type Answer = Reply | ((...args: number[]) => Reply);
 
 /** What a {@link FakeCpu} needs of a hypercall ABI: `import * as abi from "@smmuv3/pkvm-abi"`. */
 export interface HypercallAbi<Name extends string> {
@@ -54,9 +56,11 @@ export class FakeCpu<Name extends string = string> implements HostCpu {
     }
     const args = abi.HYPERCALLS[name].args.map((_, i) => abi.frameArg(frame, i + 1));
     this.calls.push([name, ...args]);
-    const answer = this.answers[name] ?? 0;
+    const answer: Answer = this.answers[name] ?? 0;
     abi.setFrame(frame, 0, 0);
-    abi.setFrame(frame, 1, typeof answer === "number" ? answer : answer(...args));
+    const reply = typeof answer === "function" ? answer(...args) : answer;
+    const results: readonly number[] = typeof reply === "number" ? [reply] : reply;
+    for (let at = 1; at <= 4; at++) abi.setFrame(frame, at, results[at - 1] ?? 0);
   }
 
   ioremap(): RegisterWindow {

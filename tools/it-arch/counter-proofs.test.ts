@@ -17,8 +17,8 @@ const MISSING_TLBI: Defect = {
 const NO_DONATION_UNMAP: Defect = {
   name: "donation leaves the identity map alone",
   level: "el2",
-  find: "const status = this.#driver.hostStage2Idmap(pa, pa + size, HOST_PROT.none);",
-  replace: "const status = 0;",
+  find: "return this.#tracked?.revoke(pa, pa + size, prot) ?? 0;",
+  replace: "return 0;",
 };
 
 describe("an SMMU that always aborts", () => {

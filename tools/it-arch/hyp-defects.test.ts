@@ -22,8 +22,8 @@ const DEFECTS: Readonly<Record<string, Defect>> = {
   "skip donation unmap": {
     name: "skip donation unmap",
     level: "el2",
-    find: "const status = this.#driver.hostStage2Idmap(pa, pa + size, HOST_PROT.none);",
-    replace: "const status = 0;",
+    find: "return this.#tracked?.revoke(pa, pa + size, prot) ?? 0;",
+    replace: "return 0;",
   },
   "unmap without TLBI": {
     name: "unmap without TLBI",

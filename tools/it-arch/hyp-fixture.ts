@@ -1,5 +1,6 @@
 // EL2 of an architecture on the real model, with a host that makes hypercalls by hand.
 import { startHypervisor as singleDriver } from "@smmuv3/arch-single-driver/el2";
+import { startHypervisor as singleDriverPaging } from "@smmuv3/arch-single-driver/el2-paging";
 import { startHypervisor as trapEmulate } from "@smmuv3/arch-trap-emulate/el2";
 import { Machine } from "@smmuv3/machine";
 import type { DmaMaster } from "@smmuv3/machine";
@@ -16,8 +17,12 @@ export const RAM_SIZE: number = 64 * 2 ** 20;
 export const SMMU_BASE = 0x0905_0000;
 export const SID = 0x123;
 export const IRQS = { eventq: 106, gerror: 109 } as const;
-export const DESIGNS: Readonly<Record<Design, StartHypervisor>> = { identity: singleDriver, emulation: trapEmulate };
-export type Design = "identity" | "emulation";
+export const DESIGNS: Readonly<Record<Design, StartHypervisor>> = {
+  identity: singleDriver,
+  paging: singleDriverPaging,
+  emulation: trapEmulate,
+};
+export type Design = "identity" | "paging" | "emulation";
 export type StartHypervisor = (cpu: HypCpu, firmware: Firmware) => void;
 
 const POOL_PAGES = poolPages(RAM_SIZE, true);
@@ -176,7 +181,7 @@ export function losing(opcode: number): (cpu: HypCpu) => HypCpu {
 /** Methods of a class with private fields have to run on the object itself. */
 function forwarded(cpu: HypCpu): PropertyDescriptorMap {
   const names = [
-    "now", "relax", "barrier", "irqSave", "irqRestore", "install", "setHostStage2", "tlbiIpa", "tlbiAll", "runGuest", "panic",
+    "now", "relax", "barrier", "irqSave", "irqRestore", "install", "setHostStage2", "tlbiIpa", "tlbiAll", "runGuest", "injectIrq", "panic",
   ] as const;
   return Object.fromEntries(names.map((name) => [name, { value: (cpu[name] as () => unknown).bind(cpu) }]));
 }

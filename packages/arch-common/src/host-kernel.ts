@@ -4,9 +4,11 @@ import { createKernel } from "@smmuv3/driver-core";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
 import { DMA_DIR, IommuCore } from "@smmuv3/iommu-core";
 import type { CoherentBuffer, DefaultDomainType, SgEntry } from "@smmuv3/iommu-core";
+import { KernelControl } from "./kernel-port.ts";
+import type { KernelPort } from "./kernel-port.ts";
 import { Pkvm } from "./pkvm.ts";
 import type { PkvmOptions } from "./pkvm.ts";
-import type { BootOptions, BootStatus, HostPort, Translation } from "./port.ts";
+import type { BootOptions, BootStatus, HostPort, PkvmPort, Translation } from "./port.ts";
 
 /** `compatible` of the devices whose DMA a harness drives. */
 export const DMA_CLIENT = "smmuv3,dma-client";
@@ -45,14 +47,16 @@ export class HostKernel {
   /** Boots, and returns the port of the running kernel. */
   start(): HostPort {
     this.ctx.core.boot();
-    return new KernelPort(this.ctx, this.iommu, this.#pkvm);
+    return new BootedKernel(this.ctx, this.iommu, this.#pkvm);
   }
 }
 
 /** {@link HostPort} of a booted {@link HostKernel}. */
-class KernelPort implements HostPort {
+class BootedKernel implements HostPort {
   readonly status: BootStatus;
   readonly devices: readonly string[];
+  readonly pkvm?: PkvmPort;
+  readonly kernel: KernelPort;
   coherentPa: number = 0;
   readonly #ctx: KernelContext;
   readonly #iommu: IommuCore;
@@ -66,6 +70,8 @@ class KernelPort implements HostPort {
     this.#clients = ctx.core.boundTo("dma-client");
     this.devices = this.#clients.map((dev) => dev.name);
     this.status = this.#describe();
+    this.kernel = new KernelControl(ctx, iommu, this.#clients);
+    if (pkvm?.finalized === true) this.pkvm = pkvm;
   }
 
   get faultsReported(): number {

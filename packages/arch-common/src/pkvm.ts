@@ -1,6 +1,19 @@
 import { ERRNO, errnoName, PAGE_SIZE } from "@smmuv3/platform";
 import type { KernelContext } from "@smmuv3/driver-core";
-import { abiHash, hypercall, poolPages } from "@smmuv3/pkvm-abi";
+import {
+  abiHash,
+  frameRequest,
+  frameResult,
+  hypercall,
+  hypercallFrame,
+  POOL,
+  poolPages,
+  REQUEST,
+  TOPUP_MAX_ORDER,
+  topupPool,
+} from "@smmuv3/pkvm-abi";
+import type { HypRequest } from "@smmuv3/pkvm-abi";
+import type { PkvmPort } from "./port.ts";
 
 /** A kernel driver that gives IOMMUs to EL2. */
 export interface HandoffDriver {
@@ -23,11 +36,15 @@ export interface PkvmOptions {
   readonly accepted: () => number;
 }
 
-/** 4K pages a VM's stage-2 tables get. */
+/** 4K pages a VM's stage-2 tables get at first, and with each top-up of a vCPU's memcache. */
 const VM_TABLE_PAGES = 32;
+const MEMCACHE_PAGES = 8;
+/** A donation needs no more tables than there are levels. */
+const TOPUPS = 4;
+const NO_REQUEST: HypRequest = { type: REQUEST.none, what: 0, pages: 0 };
 
 /** The kernel's side of pKVM: brings EL2 up, hands IOMMUs over, gives itself up, manages protected VMs. */
-export class Pkvm {
+export class Pkvm implements PkvmPort {
   /** EL2 is up and the host is deprivileged. */
   finalized: boolean = false;
   /** Bytes that EL2 has as its pool. */
@@ -36,8 +53,11 @@ export class Pkvm {
   readonly #options: PkvmOptions;
   /** EL2 is up and everything so far went well. */
   #up = false;
-  /** Table memory of each VM, by handle. */
-  readonly #tables = new Map<number, number>();
+  lastRequest: HypRequest = NO_REQUEST;
+  /** Table memory of each VM, by handle: blocks, by address and pages. */
+  readonly #tables = new Map<number, Map<number, number>>();
+  /** Pages that pools gave back, by the block that the kernel's allocator knows. */
+  readonly #returned = new Map<number, number>();
 
   constructor(ctx: KernelContext, options: PkvmOptions) {
     this.#ctx = ctx;
@@ -45,14 +65,14 @@ export class Pkvm {
   }
 
   /**
-   * Registers the initcalls: `kvm` at device level, `finalize_pkvm` after all of that level, `pkvm_devices` last. Drivers that
-   * hand over from their own probe register at device level after this.
+   * Registers the initcalls: `kvm` at device level; `finalize_pkvm` after all of that level, then `pkvm_devices`, before devices that
+   * wait are tried again. Drivers that hand over from their own probe register at device level after this.
    */
   register(): void {
     const { core } = this.#ctx;
     core.initcall("device", "kvm", () => this.#init());
     core.initcall("device_sync", "finalize_pkvm", () => this.#finalize());
-    core.initcall("late", "pkvm_devices", () => {
+    core.initcall("device_sync", "pkvm_devices", () => {
       if (this.finalized) for (const driver of this.#options.handoffs) driver.ready();
       return 0;
     });
@@ -107,18 +127,29 @@ export class Pkvm {
     if (base < 0) return base;
     const handle = hypercall(cpu, "__pkvm_init_vm", base, VM_TABLE_PAGES, vcpus);
     if (handle < 0) pages.free(base, VM_TABLE_PAGES * PAGE_SIZE);
-    else this.#tables.set(handle, base);
+    else this.#tables.set(handle, new Map([[base, VM_TABLE_PAGES]]));
     return handle;
   }
 
-  /** Gives the page at `pa` to a VM at `ipa`. */
+  /** Gives the page at `pa` to a VM at `ipa`; what its tables lack comes into the memcache of its first vCPU. */
   donateToVm(handle: number, pa: number, ipa: number): number {
-    return hypercall(this.#ctx.cpu, "__pkvm_host_donate_guest", handle, pa / PAGE_SIZE, ipa);
+    for (let round = 0; ; round++) {
+      const frame = hypercallFrame(this.#ctx.cpu, "__pkvm_host_donate_guest", [handle, pa / PAGE_SIZE, ipa]);
+      const result = frameResult(frame);
+      const { type, what } = frameRequest(frame);
+      if (result >= 0 || type !== REQUEST.memory || what !== POOL.vcpu || round === TOPUPS) return result;
+      const status = this.#topupVcpu(handle);
+      if (status < 0) return status;
+    }
   }
 
-  /** Runs a vCPU until it exits: 0 done, 1 stage-2 abort. */
+  /** Runs a vCPU until it exits: 0 done, 1 stage-2 abort. What its hypercalls lacked is in {@link lastRequest}. */
   runVcpu(handle: number, vcpu: number): number {
-    return hypercall(this.#ctx.cpu, "__pkvm_vcpu_run", handle, vcpu);
+    const frame = hypercallFrame(this.#ctx.cpu, "__pkvm_vcpu_run", [handle, vcpu]);
+    this.lastRequest = frameRequest(frame);
+    const { type, what, pages } = this.lastRequest;
+    if (type === REQUEST.memory) this.topup(what, pages);
+    return frameResult(frame);
   }
 
   /**
@@ -126,15 +157,76 @@ export class Pkvm {
    * @returns 0, or the first negative errno; what EL2 does not give back is lost to the kernel
    */
   destroyVm(handle: number, owned: readonly number[]): number {
-    const base = this.#tables.get(handle);
+    const tables = this.#tables.get(handle);
     const torn = hypercall(this.#ctx.cpu, "__pkvm_teardown_vm", handle);
     if (torn < 0) return torn;
-    if (base === undefined) return -ERRNO.ENOENT;
+    if (tables === undefined) return -ERRNO.ENOENT;
     this.#tables.delete(handle);
-    const tables = Array.from({ length: VM_TABLE_PAGES }, (_, i) => base + i * PAGE_SIZE);
-    const status = this.#reclaim(tables);
-    if (status === 0) this.#ctx.pages.free(base, VM_TABLE_PAGES * PAGE_SIZE);
-    return this.#reclaim(owned) || status;
+    let first = 0;
+    for (const [base, count] of tables) {
+      const status = this.#reclaim(Array.from({ length: count }, (_, i) => base + i * PAGE_SIZE));
+      if (status === 0) this.#ctx.pages.free(base, count * PAGE_SIZE);
+      else if (first === 0) first = status;
+    }
+    return this.#reclaim(owned) || first;
+  }
+
+  assignDevice(handle: number, iommu: number, sid: number): number {
+    return hypercall(this.#ctx.cpu, "__pkvm_device_assign", handle, iommu, sid);
+  }
+
+  attachPviommu(handle: number, id: number): number {
+    return hypercall(this.#ctx.cpu, "__pkvm_pviommu_attach", handle, id);
+  }
+
+  addVsid(handle: number, id: number, iommu: number, sid: number, vsid: number): number {
+    return hypercall(this.#ctx.cpu, "__pkvm_pviommu_add_vsid", handle, id, iommu, sid, vsid);
+  }
+
+  finaliseVm(handle: number): number {
+    return hypercall(this.#ctx.cpu, "__pkvm_pviommu_finalise", handle);
+  }
+
+  topup(pool: number, pages: number): number {
+    return topupPool(this.#ctx.cpu, this.#ctx.pages, pool, pages);
+  }
+
+  /** Pages go back to the allocator once a whole block of it has come back. */
+  reclaimPool(pool: number): number {
+    for (let count = 0; ; count++) {
+      const pfn = hypercall(this.#ctx.cpu, "__pkvm_hyp_reclaim_pool", pool);
+      if (pfn < 0) return count > 0 || pfn === -ERRNO.ENOENT ? count : pfn;
+      this.#giveBack(pfn * PAGE_SIZE);
+    }
+  }
+
+  setPower(iommu: number, on: boolean): number {
+    return hypercall(this.#ctx.cpu, "__pkvm_host_hvc_pd", iommu, on ? 1 : 0);
+  }
+
+  #topupVcpu(handle: number): number {
+    const { cpu, pages } = this.#ctx;
+    const base = pages.alloc(MEMCACHE_PAGES * PAGE_SIZE);
+    if (base < 0) return base;
+    const status = hypercall(cpu, "__pkvm_vcpu_topup", handle, 0, base / PAGE_SIZE, MEMCACHE_PAGES);
+    if (status < 0) pages.free(base, MEMCACHE_PAGES * PAGE_SIZE);
+    else this.#tables.get(handle)?.set(base, MEMCACHE_PAGES);
+    return status;
+  }
+
+  #giveBack(pa: number): void {
+    const { pages } = this.#ctx;
+    for (let order = 0; order <= TOPUP_MAX_ORDER; order++) {
+      const block = pa - (pa % (PAGE_SIZE * 2 ** order));
+      const bytes = pages.sizeOf(block);
+      if (pa >= block + bytes) continue;
+      const returned = (this.#returned.get(block) ?? 0) + PAGE_SIZE;
+      this.#returned.set(block, returned);
+      if (returned < bytes) return;
+      this.#returned.delete(block);
+      pages.free(block, bytes);
+      return;
+    }
   }
 
   #reclaim(pages: readonly number[]): number {

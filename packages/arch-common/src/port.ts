@@ -1,6 +1,8 @@
 import { DMA_DIR } from "@smmuv3/iommu-core";
 import type { SgEntry } from "@smmuv3/iommu-core";
+import type { HypRequest } from "@smmuv3/pkvm-abi";
 import type { Firmware, HostCpu, HypCpu } from "@smmuv3/platform";
+import type { KernelPort } from "./kernel-port.ts";
 
 /** How a kernel's devices are translated; `fq`: invalidated late, through a flush queue. */
 export type Translation = "identity" | "strict" | "fq";
@@ -12,6 +14,11 @@ export interface BootOptions {
    * `iommu.strict`. Default strict.
    */
   readonly translation?: Translation;
+  /**
+   * In designs where EL2 drives the SMMU on request: translate by domains that EL2 keeps, where it has them. Default false: direct DMA
+   * behind the identity map.
+   */
+  readonly paging?: boolean;
 }
 
 /** DMA direction, Linux values. */
@@ -35,6 +42,26 @@ export interface BootStatus {
   readonly poolBytes: number;
   /** Kernel messages of level warning and above. */
   readonly warnings: readonly string[];
+}
+
+/** What a kernel on pKVM can do besides. Failures are negative errnos. */
+export interface PkvmPort {
+  /** What EL2 asked for when the last vCPU stopped. Memory has been added already; a missing page is the VMM's to give. */
+  readonly lastRequest: HypRequest;
+  /** Gives a device, by its IOMMU at EL2 and its StreamID, to a VM that has not run. */
+  assignDevice(handle: number, iommu: number, sid: number): number;
+  /** Gives the VM a paravirtual IOMMU `id`. */
+  attachPviommu(handle: number, id: number): number;
+  /** StreamID `vsid` of that is `(iommu, sid)`. */
+  addVsid(handle: number, id: number, iommu: number, sid: number, vsid: number): number;
+  /** The VM's devices are final. */
+  finaliseVm(handle: number): number;
+  /** Adds `pages` pages, as one block, to a pool of EL2. */
+  topup(pool: number, pages: number): number;
+  /** Takes back what the pool does not use. Returns the pages that it gave. */
+  reclaimPool(pool: number): number;
+  /** Switches the power of an IOMMU. */
+  setPower(iommu: number, on: boolean): number;
 }
 
 /**
@@ -77,6 +104,11 @@ export interface HostPort {
   vmRun(handle: number, vcpu: number): number;
   /** Ends the VM and takes `pages` back, wiped. */
   vmDestroy(handle: number, pages: readonly number[]): number;
+
+  /** With a hypervisor. */
+  readonly pkvm?: PkvmPort;
+  /** What users of the IOMMU core other than the DMA API do. */
+  readonly kernel?: KernelPort;
 
   /** Lets the kernel run: interrupts are taken, event queues drained. */
   poll(): void;

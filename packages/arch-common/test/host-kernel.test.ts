@@ -6,7 +6,7 @@ import { abiHash, poolPages } from "@smmuv3/pkvm-abi";
 import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import { describe, expect, test } from "vitest";
 import { DMA_CLIENT, DMA_DIRECTION, HostKernel } from "../src/index.ts";
-import type { BootOptions, HandoffDriver, HostPort } from "../src/index.ts";
+import type { BootOptions, HandoffDriver, HostPort, PkvmPort } from "../src/index.ts";
 import { FakeCpu, firmware, node, RAM, smmuNode } from "@smmuv3/fake-cpu";
 
 const SMMU = smmuNode(0x905_0000);
@@ -149,7 +149,7 @@ describe("boot", () => {
         "device:kvm",
         "device:stock",
         "device_sync:finalize_pkvm",
-        "late:pkvm_devices",
+        "device_sync:pkvm_devices",
       ],
       iommus: [{ name: "at-el2.0", device: "devices/platform/smmuv3@9050000/at-el2", driver: "at-el2" }],
       warnings: [],
@@ -356,5 +356,94 @@ describe("VMs", () => {
     expect(cpu.argsOf("__pkvm_host_reclaim_page")).toHaveLength(VM_TABLES + 1);
     expect(before - port.allocatedBytes).toBe(VM_TABLES * PAGE_SIZE - lost);
     expect(port.vmDestroy(1, [])).toBe(-ERRNO.ENOENT);
+  });
+});
+
+describe("what EL2 asks for", () => {
+  const { POOL, REQUEST } = abi;
+  const NEEDS_TABLES = [-ERRNO.ENOMEM, REQUEST.memory, POOL.vcpu, 1];
+  const MEMCACHE = 8;
+
+  test("tables of a VM: its memcache is filled, and goes back with the VM", () => {
+    const { port, cpu } = boot({ pkvm: true });
+    cpu.answers.__pkvm_init_vm = 3;
+    port.vmCreate(1);
+    const before = port.allocatedBytes;
+    let asked = 0;
+    cpu.answers.__pkvm_host_donate_guest = () => (asked++ < 2 ? NEEDS_TABLES : [0]);
+    expect(port.vmDonate(3, RAM.base, 0)).toBe(0);
+    expect(cpu.argsOf("__pkvm_vcpu_topup").map(([handle, vcpu, , count]) => [handle, vcpu, count])).toEqual([[3, 0, MEMCACHE], [3, 0, MEMCACHE]]);
+    expect(port.allocatedBytes - before).toBe(2 * MEMCACHE * PAGE_SIZE);
+    expect(port.vmDestroy(3, [])).toBe(0);
+    expect(cpu.argsOf("__pkvm_host_reclaim_page")).toHaveLength(VM_TABLES + 2 * MEMCACHE);
+    expect(before - port.allocatedBytes).toBe(VM_TABLES * PAGE_SIZE);
+  });
+
+  test.each<[string, abi.HypercallName, number, number]>([
+    ["EL2 refuses the memory", "__pkvm_vcpu_topup", -ERRNO.EBUSY, -ERRNO.EBUSY],
+    ["EL2 never has enough", "__pkvm_vcpu_topup", 0, -ERRNO.ENOMEM],
+  ])("%s", (_what, name, answer, status) => {
+    const { port, cpu } = boot({ pkvm: true });
+    cpu.answers.__pkvm_init_vm = 3;
+    port.vmCreate(1);
+    const before = port.allocatedBytes;
+    cpu.answers[name] = answer;
+    cpu.answers.__pkvm_host_donate_guest = NEEDS_TABLES;
+    expect(port.vmDonate(3, RAM.base, 0)).toBe(status);
+    expect(cpu.argsOf("__pkvm_vcpu_topup").length).toBe(answer < 0 ? 1 : 4);
+    if (answer < 0) expect(port.allocatedBytes).toBe(before);
+  });
+
+  test("a guest's wants: memory at once, a page is the caller's to give", () => {
+    const { port, cpu } = boot({ pkvm: true });
+    cpu.answers.__pkvm_vcpu_run = [0, REQUEST.memory, POOL.iommu, 1];
+    expect(port.vmRun(1, 0)).toBe(0);
+    expect(cpu.argsOf("__pkvm_topup_hyp")).toMatchObject([[POOL.iommu, expect.any(Number) as number, 2]]);
+    cpu.answers.__pkvm_vcpu_run = [0, REQUEST.guestPage, 0x8000_0000, 1];
+    port.vmRun(1, 0);
+    expect(port.pkvm!.lastRequest).toEqual({ type: REQUEST.guestPage, what: 0x8000_0000, pages: 1 });
+    expect(cpu.argsOf("__pkvm_topup_hyp")).toHaveLength(1);
+  });
+
+  test("a pool's pages are free again once their block is whole", () => {
+    const { port, cpu } = boot({ pkvm: true });
+    const before = port.allocatedBytes;
+    expect(port.pkvm!.topup(POOL.iommu, 4)).toBe(0);
+    const first = cpu.argsOf("__pkvm_topup_hyp")[0]![1]!;
+    const giving = (...pages: number[]): void => {
+      cpu.answers.__pkvm_hyp_reclaim_pool = () => pages.shift() ?? -ERRNO.ENOENT;
+    };
+    giving(first + 1, first);
+    expect(port.pkvm!.reclaimPool(POOL.iommu)).toBe(2);
+    expect(port.allocatedBytes - before).toBe(4 * PAGE_SIZE);
+    giving(first + 3, first + 2);
+    expect(port.pkvm!.reclaimPool(POOL.iommu)).toBe(2);
+    expect(port.allocatedBytes).toBe(before);
+    giving();
+    expect(port.pkvm!.reclaimPool(POOL.iommu)).toBe(0);
+    cpu.answers.__pkvm_hyp_reclaim_pool = -ERRNO.EINVAL;
+    expect(port.pkvm!.reclaimPool(9)).toBe(-ERRNO.EINVAL);
+  });
+});
+
+describe("devices of VMs", () => {
+  test.each<[abi.HypercallName, (pkvm: PkvmPort) => number, number[]]>([
+    ["__pkvm_device_assign", (pkvm) => pkvm.assignDevice(1, 0, 8), [1, 0, 8]],
+    ["__pkvm_pviommu_attach", (pkvm) => pkvm.attachPviommu(1, 2), [1, 2]],
+    ["__pkvm_pviommu_add_vsid", (pkvm) => pkvm.addVsid(1, 2, 0, 8, 5), [1, 2, 0, 8, 5]],
+    ["__pkvm_pviommu_finalise", (pkvm) => pkvm.finaliseVm(1), [1]],
+    ["__pkvm_host_hvc_pd", (pkvm) => pkvm.setPower(0, true), [0, 1]],
+    ["__pkvm_host_hvc_pd", (pkvm) => pkvm.setPower(1, false), [1, 0]],
+  ])("%s", (name, call, args) => {
+    const { port, cpu } = boot({ pkvm: true });
+    cpu.answers[name] = -ERRNO.EBUSY;
+    expect(call(port.pkvm!)).toBe(-ERRNO.EBUSY);
+    expect(cpu.argsOf(name)).toEqual([args]);
+  });
+
+  test("there are none without protection", () => {
+    expect(boot().port.pkvm).toBeUndefined();
+    const prepare = (cpu: FakeCpu<abi.HypercallName>): unknown => (cpu.answers.__pkvm_init = -ERRNO.EINVAL);
+    expect(boot({ pkvm: true, prepare }).port.pkvm).toBeUndefined();
   });
 });

@@ -11,7 +11,7 @@ import { ERRNO } from "@smmuv3/platform";
 export const bootKernel: BootKernel = (cpu, firmware, options) => {
   const kernel = new HostKernel(cpu, firmware, options);
   const { core } = kernel.ctx;
-  const pkvm = createPkvmImpl();
+  const pkvm = createPkvmImpl({ paging: options?.paging === true });
   let released = false;
   const driver = new ArmSmmuV3(kernel.ctx, kernel.iommu, {
     impl: { ...pkvm, probe: (smmu) => (released ? -ERRNO.ENODEV : (pkvm.probe?.(smmu) ?? -ERRNO.ENODEV)) },

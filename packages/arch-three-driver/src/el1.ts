@@ -3,6 +3,7 @@ import type { BootKernel } from "@smmuv3/arch-common";
 import { registerArmSmmuV3 } from "@smmuv3/arm-smmu-v3";
 import { createSmmuKvm } from "@smmuv3/arm-smmu-v3-kvm";
 import { pkvmIommuDriver, streamOwner } from "@smmuv3/pkvm-iommu";
+import { DomainIds } from "@smmuv3/pkvm-iommu-lib";
 
 /**
  * EL1: the untrusted half claims the physical SMMU at subsys level and hands it to EL2; the paravirtual driver binds the
@@ -10,8 +11,14 @@ import { pkvmIommuDriver, streamOwner } from "@smmuv3/pkvm-iommu";
  */
 export const bootKernel: BootKernel = (cpu, firmware, options) => {
   const kernel = new HostKernel(cpu, firmware, options);
+  const ids = new DomainIds();
   const { handoff } = createSmmuKvm(kernel.ctx, {
-    fauxDriver: ({ iommu, node }) => pkvmIommuDriver(kernel.ctx, kernel.iommu, { iommu, node }),
+    fauxDriver: ({ iommu, node, limits }) =>
+      pkvmIommuDriver(kernel.ctx, kernel.iommu, {
+        iommu,
+        node,
+        paging: options?.paging === true ? { ids, limits } : undefined,
+      }),
     onEvent: ({ node }, event) => {
       kernel.iommu.reportFault(streamOwner(kernel.iommu, node.name, event.sid), event);
     },

@@ -1,8 +1,8 @@
 import type { StartHypervisor } from "@smmuv3/arch-common";
 import { identityDriver } from "@smmuv3/pkvm-arm-smmu-v3";
-import { startHyp } from "@smmuv3/pkvm-hyp";
+import { iommus, startHyp } from "@smmuv3/pkvm-hyp";
 
 /** EL2: owns the SMMUs; the host's streams get the identity map or nothing, by hypercall. */
 export const startHypervisor: StartHypervisor = (cpu, firmware) => {
-  startHyp(cpu, { firmware, iommu: identityDriver(cpu) });
+  startHyp(cpu, { firmware, iommus: iommus(identityDriver(cpu)) });
 };

@@ -1,9 +1,37 @@
 import { ERRNO, errnoName, PAGE_SIZE } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
 import { probeFeatures } from "@smmuv3/arm-smmu-v3-common";
+import type { SmmuFeatures } from "@smmuv3/arm-smmu-v3-common";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
 import { REGISTER_SPACE } from "@smmuv3/smmu-v3-defs";
 import { giveToHyp } from "./offer.ts";
+
+/** What translations by an SMMU can say: all that a driver which knows no hardware needs of it. */
+export interface TranslationLimits {
+  /** Sum of the page sizes, in bytes. */
+  readonly pgsizeBitmap: number;
+  /** Input address bits of each stage; 0: there is none. */
+  readonly s1Bits: number;
+  readonly s2Bits: number;
+}
+
+/** Input address bits of every CPU, which EL2 gives no more than. */
+const MAX_BITS = 48;
+
+/** Leaf sizes of EL2's tables, which have 4K pages. */
+const PAGE_SIZES = 0x4020_1000;
+
+/** Limits of hardware with `features`. */
+export function translationLimits({ pgsizeBitmap, s1, s2, vaBits, oas }: SmmuFeatures): TranslationLimits {
+  return {
+    pgsizeBitmap: pgsizeBitmap & PAGE_SIZES,
+    s1Bits: s1 ? Math.min(vaBits, MAX_BITS) : 0,
+    s2Bits: s2 ? Math.min(oas, MAX_BITS) : 0,
+  };
+}
+
+/** Of an SMMU that EL2 does not have. */
+const NO_LIMITS: TranslationLimits = { pgsizeBitmap: 0, s1Bits: 0, s2Bits: 0 };
 
 /** A physical SMMU that this driver holds. */
 export interface ClaimedSmmu {
@@ -13,6 +41,8 @@ export interface ClaimedSmmu {
   readonly iommu: number;
   /** log2 of the events that the hardware's queue may have; 0 while EL2 does not have it. */
   readonly evtqLog2: number;
+  /** Nothing while EL2 does not have it. */
+  readonly limits: TranslationLimits;
 }
 
 export interface SmmuHandoffOptions {
@@ -20,6 +50,8 @@ export interface SmmuHandoffOptions {
   readonly name: string;
   /** EL2 has the SMMU and the host is deprivileged: make what drivers bind to. */
   readonly ready: (smmu: ClaimedSmmu) => void;
+  /** The driver is unbound from an SMMU: undo {@link ready}. EL2 keeps it. */
+  readonly gone?: (smmu: ClaimedSmmu) => void;
 }
 
 type Claim = { -readonly [Key in keyof ClaimedSmmu]: ClaimedSmmu[Key] };
@@ -43,7 +75,9 @@ export class SmmuHandoff {
       ids: ["arm,smmu-v3"],
       probe: (dev) => this.#probe(dev),
       remove: (dev) => {
-        this.#claims.splice(this.#claims.findIndex((claim) => claim.dev === dev), 1);
+        const claim = dev.drvdata as Claim;
+        this.#claims.splice(this.#claims.indexOf(claim), 1);
+        options.gone?.(claim);
       },
     };
   }
@@ -89,7 +123,9 @@ export class SmmuHandoff {
   /** Claims whatever says that it is an SMMU: one that EL2 cannot have must fail the hand-over, not slip past it. */
   #probe(dev: Device): number {
     if (dev.node === undefined) return -ERRNO.EINVAL;
-    this.#claims.push({ dev, node: dev.node, iommu: -1, evtqLog2: 0 });
+    const claim: Claim = { dev, node: dev.node, iommu: -1, evtqLog2: 0, limits: NO_LIMITS };
+    dev.drvdata = claim;
+    this.#claims.push(claim);
     return 0;
   }
 
@@ -109,6 +145,7 @@ export class SmmuHandoff {
     }
     claim.iommu = iommu;
     claim.evtqLog2 = features.evtqLog2;
+    claim.limits = translationLimits(features);
     return 0;
   }
 

@@ -1,9 +1,13 @@
-import { BOOT_DMA_PROPERTY, errnoName } from "@smmuv3/platform";
+import { errnoName } from "@smmuv3/platform";
 import type { HostCpu } from "@smmuv3/platform";
 import type { Backend, Master, SmmuDevice } from "@smmuv3/arm-smmu-v3";
 import type { EventQueue } from "@smmuv3/arm-smmu-v3-common";
 import { attachEventQueue, takeGlobalErrors } from "@smmuv3/arm-smmu-v3-handoff";
-import { hypercall, IOMMU_NO_PASID, IOMMU_STATE } from "@smmuv3/pkvm-abi";
+import type { Device } from "@smmuv3/driver-core";
+import type { IommuDomain } from "@smmuv3/iommu-core";
+import { IOMMU_NO_PASID, IOMMU_STATE } from "@smmuv3/pkvm-abi";
+import { PvIommu } from "@smmuv3/pkvm-iommu-lib";
+import type { PvPaging } from "@smmuv3/pkvm-iommu-lib";
 
 /** The back end for an SMMU that EL2 owns. */
 export class PkvmBackend implements Backend {
@@ -14,12 +18,21 @@ export class PkvmBackend implements Backend {
   /** EL2's number of the IOMMU. */
   readonly #iommu: number;
   readonly #evtqLog2: number;
+  readonly #pv: PvIommu;
+  /** Translating domains, with {@link PvPaging}. */
+  readonly allocPaging?: (dev: Device) => IommuDomain | number;
 
-  constructor(smmu: SmmuDevice, iommu: number, evtqLog2: number) {
+  constructor(smmu: SmmuDevice, iommu: number, evtqLog2: number, paging?: PvPaging) {
     this.#smmu = smmu;
     this.#cpu = smmu.kernel.cpu;
     this.#iommu = iommu;
     this.#evtqLog2 = evtqLog2;
+    const idsOf = (dev: Device): readonly number[] => {
+      const master = smmu.iommu.drvdataOf(dev) as Master | undefined;
+      return master?.smmu === smmu ? master.sids : [];
+    };
+    this.#pv = new PvIommu(smmu.kernel, { iommu, idsOf, paging });
+    if (paging !== undefined) this.allocPaging = (dev) => this.#pv.allocPaging(dev);
   }
 
   /**
@@ -39,26 +52,25 @@ export class PkvmBackend implements Backend {
     return 0;
   }
 
-  /**
-   * Asks for the state that the streams have since the take-over: a stream that EL2 does not have, or has no memory for, is
-   * refused here, and DMA that is active at boot is not interrupted.
-   */
   addMaster(master: Master): number {
-    const bootDma = master.dev.node?.properties[BOOT_DMA_PROPERTY] !== undefined;
-    const state = bootDma ? IOMMU_STATE.identity : IOMMU_STATE.blocking;
-    for (const sid of master.sids) {
-      const status = this.#setState(sid, state);
-      if (status < 0) return status;
-    }
-    return 0;
+    return this.#pv.probe(master.dev, master.sids);
   }
 
-  attachIdentity(master: Master): void {
-    this.#setAll(master, IOMMU_STATE.identity);
+  attachIdentity(master: Master, old: IommuDomain | undefined): number {
+    return this.#pv.attach(master.dev, IOMMU_NO_PASID, this.#pv.identityDomain, old);
   }
 
   attachBlocked(master: Master): void {
-    this.#setAll(master, IOMMU_STATE.blocking);
+    for (const sid of master.sids) {
+      const status = this.#pv.setState([sid], IOMMU_NO_PASID, IOMMU_STATE.blocking, IOMMU_STATE.blocking);
+      if (status < 0) {
+        this.#smmu.log("err", `${master.dev.name}: stream ${sid}: EL2 refused: ${errnoName(status)}`);
+      }
+    }
+  }
+
+  blockPasid(master: Master, pasid: number): number {
+    return this.#pv.setState(master.sids, pasid, IOMMU_STATE.blocking, IOMMU_STATE.blocking);
   }
 
   handleErrors(): number {
@@ -71,18 +83,5 @@ export class PkvmBackend implements Backend {
   /** EL2 does not give the SMMU back: every stream is blocked. */
   disable(): void {
     for (const master of new Set(this.#smmu.masters.values())) this.attachBlocked(master);
-  }
-
-  #setState(sid: number, state: number): number {
-    return hypercall(this.#cpu, "__pkvm_iommu_set_state", this.#iommu, sid, IOMMU_NO_PASID, state);
-  }
-
-  #setAll(master: Master, state: number): void {
-    for (const sid of master.sids) {
-      const status = this.#setState(sid, state);
-      if (status < 0) {
-        this.#smmu.log("err", `${master.dev.name}: stream ${sid}: EL2 refused: ${errnoName(status)}`);
-      }
-    }
   }
 }

@@ -1,2 +1,3 @@
 export { createPkvmImpl } from "./impl.ts";
+export type { PkvmImplOptions } from "./impl.ts";
 export { PkvmBackend } from "./backend.ts";

@@ -25,7 +25,7 @@ export interface HypOptions {
   /** No EL2 at all. */
   readonly absent?: boolean;
   /** Properties of the client. */
-  readonly nic?: Readonly<Record<string, boolean>>;
+  readonly nic?: Readonly<Record<string, boolean | number>>;
 }
 
 /** A kernel with an SMMU node, two clients and an EL2 that says yes and remembers. */

@@ -7,9 +7,9 @@ import { createPkvmImpl, PkvmBackend } from "../src/index.ts";
 import { EVENTQ_IRQ, GERROR_IRQ, World } from "./fake-hyp.ts";
 import type { HypOptions } from "./fake-hyp.ts";
 
-function boot(options: HypOptions = {}): { world: World; driver: ArmSmmuV3 } {
+function boot(options: HypOptions = {}, paging = false): { world: World; driver: ArmSmmuV3 } {
   const world = new World(options);
-  const driver = registerArmSmmuV3(world.kernel, world.iommu, { impl: createPkvmImpl() });
+  const driver = registerArmSmmuV3(world.kernel, world.iommu, { impl: createPkvmImpl({ paging }) });
   world.kernel.core.registerDriver({ name: "client", bus: "platform", ids: ["client"], probe: () => 0 });
   return { world, driver };
 }
@@ -79,11 +79,23 @@ describe("with an EL2", () => {
     );
   });
 
-  test("an attach that EL2 refuses is logged: it must not fail", () => {
-    const { world } = boot({ answer: (name, args) => (name === "__pkvm_iommu_set_state" && args[3] === 1 ? -ERRNO.EIO : undefined) });
-    expect(world.kernel.log.lines("err")).toEqual([
-      "arm-smmu-v3 smmu: nic: stream 3: EL2 refused: EIO", "arm-smmu-v3 smmu: nic: stream 5: EL2 refused: EIO",
+  test("identity that EL2 refuses leaves every stream as it was; blocking that EL2 refuses is logged: it must not fail", () => {
+    let refused = 1;
+    const { world } = boot({
+      answer: (name, args) => (name === "__pkvm_iommu_set_state" && args[1] === 5 && args[3] === refused && refused >= 0 ? -ERRNO.EIO : undefined),
+    });
+    expect(hyp(world, "iommu_set_state").slice(2)).toEqual([
+      "iommu_set_state 2 3 0 1", "iommu_set_state 2 5 0 1", "iommu_set_state 2 3 0 0",
     ]);
+    expect(world.kernel.log.lines("err")[0]).toBe("iommu: nic: cannot add to smmu3.0x9050000: EIO");
+
+    refused = -1;
+    const nic = world.kernel.core.findByNode("nic")!;
+    world.kernel.core.attach(nic);
+    refused = 0;
+    const { ops } = world.iommu.instances[0]!;
+    expect(world.iommu.attachGroup(world.iommu.groupOf(nic)!, ops.blockedDomain)).toBe(0);
+    expect(world.kernel.log.lines("err").at(-1)).toBe("arm-smmu-v3 smmu: nic: stream 5: EL2 refused: EIO");
   });
 
   test("a burst of events costs two hypercalls", () => {
@@ -159,5 +171,50 @@ describe("without", () => {
     const shared = hyp(world, "host_share_hyp").slice(0, unshared).map((call) => call.split(" ")[1]);
     expect(hyp(world, "host_unshare_hyp").map((call) => call.split(" ")[1])).toEqual(shared);
     expect(world.irqs.size).toBe(0);
+  });
+});
+
+describe("with paging", () => {
+  const bytes = (name: string, args: readonly number[]): number | undefined =>
+    name === "__pkvm_iommu_map_pages" ? args[3]! * args[4]! : name === "__pkvm_iommu_unmap_pages" ? args[2]! * args[3]! : undefined;
+
+  test("streams lead to a domain that EL2 keeps; the DMA API maps in it", () => {
+    const { world } = boot({ answer: bytes }, true);
+    const nic = world.kernel.core.findByNode("nic")!;
+    expect(hyp(world, "iommu_alloc_domain")).toEqual(["iommu_alloc_domain 2 2 1"]);
+    expect(hyp(world, "iommu_set_state").slice(2)).toEqual(["iommu_set_state 2 3 0 2", "iommu_set_state 2 5 0 2"]);
+    const dma = world.iommu.dma.mapPage(nic, 0x4010_0000, 4096, 0);
+    expect(world.iommu.dma.unmapPage(nic, dma, 4096, 0)).toBe(0);
+    expect(hyp(world, "iommu_map_pages").concat(hyp(world, "iommu_unmap_pages"))).toEqual([
+      `iommu_map_pages 2 ${dma.toString(16)} 40100000 1000 1 ${hyp(world, "iommu_map_pages")[0]!.split(" ").at(-1)}`,
+      `iommu_unmap_pages 2 ${dma.toString(16)} 1000 1`,
+    ]);
+    expect(world.writes).toEqual([]);
+  });
+
+  test("PASIDs are attached and detached by EL2", () => {
+    const { world } = boot({ answer: bytes, nic: { "pasid-num-bits": 4 } }, true);
+    const nic = world.kernel.core.findByNode("nic")!;
+    const domain = world.iommu.allocPaging(nic);
+    if (typeof domain === "number") throw new Error("no domain");
+    const before = hyp(world, "iommu_set_state").length;
+    expect(world.iommu.attachPasid(nic, 2, domain)).toBe(0);
+    expect(world.iommu.detachPasid(nic, 2)).toBe(0);
+    expect(hyp(world, "iommu_set_state").slice(before)).toEqual([
+      "iommu_set_state 2 3 2 3", "iommu_set_state 2 5 2 3", "iommu_set_state 2 3 2 0", "iommu_set_state 2 5 2 0",
+    ]);
+  });
+
+  test("a domain that EL2 refuses half-way leaves the streams where they were", () => {
+    const { world } = boot({
+      answer: (name, args) => (name === "__pkvm_iommu_set_state" && args[1] === 5 && args[3] === 3 ? -ERRNO.EBUSY : bytes(name, args)),
+    }, true);
+    const nic = world.kernel.core.findByNode("nic")!;
+    const domain = world.iommu.allocPaging(nic);
+    if (typeof domain === "number") throw new Error("no domain");
+    expect(world.iommu.attachGroup(world.iommu.groupOf(nic)!, domain)).toBe(-ERRNO.EBUSY);
+    expect(hyp(world, "iommu_set_state").slice(-3)).toEqual([
+      "iommu_set_state 2 3 0 3", "iommu_set_state 2 5 0 3", "iommu_set_state 2 3 0 2",
+    ]);
   });
 });

@@ -1,10 +1,9 @@
 import { errnoName } from "@smmuv3/platform";
 import { decodeEvent } from "@smmuv3/arm-smmu-v3-common";
 import type { SmmuEvent } from "@smmuv3/arm-smmu-v3-common";
-import { SmmuHandoff } from "@smmuv3/arm-smmu-v3-handoff";
+import { EventChannel, SmmuHandoff } from "@smmuv3/arm-smmu-v3-handoff";
 import type { ClaimedSmmu } from "@smmuv3/arm-smmu-v3-handoff";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
-import { EventChannel } from "./event-channel.ts";
 
 export interface SmmuKvmOptions {
   /** Driver of the faux device that stands for an SMMU at EL2; its package is none of ours. */
@@ -29,7 +28,7 @@ export function createSmmuKvm(ctx: KernelContext, options: SmmuKvmOptions): Smmu
   const handoff = new SmmuHandoff(ctx, {
     name: "arm-smmu-v3-kvm",
     ready: (smmu) => {
-      const channel = new EventChannel(ctx, smmu, (record) => {
+      const channel = new EventChannel(ctx, "arm-smmu-v3-kvm", smmu, (record) => {
         options.onEvent(smmu, decodeEvent(record));
       });
       const status = channel.start();

@@ -12,7 +12,14 @@ export function createNesting(ctx: KernelContext): SmmuHandoff {
   return new SmmuHandoff(ctx, {
     name: "smmuv3-nesting",
     ready: (smmu) => {
-      ctx.core.addAuxiliary({ name: `${EMULATED_SMMU_ID}.${smmu.iommu}`, id: EMULATED_SMMU_ID, parent: smmu.dev });
+      ctx.core.addDevice({
+        name: `${EMULATED_SMMU_ID}.${smmu.iommu}`,
+        bus: "auxiliary",
+        id: EMULATED_SMMU_ID,
+        parent: smmu.dev,
+        // What the driver allocates for it is for the hardware below.
+        dmaMaskBits: smmu.dev.dmaMaskBits,
+      });
     },
   });
 }

@@ -165,6 +165,10 @@ export class HypCore implements HypCpu {
     return this.#wiring.guests.run(handle, vcpu, regime);
   }
 
+  injectIrq(intid: number): void {
+    this.#wiring.interrupts.line(intid).pulse();
+  }
+
   panic(reason: string): never {
     this.#wiring.latch.panic(reason);
   }

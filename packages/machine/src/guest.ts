@@ -1,9 +1,9 @@
-import { hex, hi32, join, LEVEL, lo32, PERM_READ, PERM_WRITE } from "@smmuv3/platform";
+import { FRAME_WORDS, hex, hi32, join, LEVEL, lo32, PERM_READ, PERM_WRITE } from "@smmuv3/platform";
 import type { Counters, Stage2Regime } from "@smmuv3/platform";
 import { Stage2Walker, WALK } from "@smmuv3/vmsa-walk";
 
 import type { Bus } from "./bus.ts";
-import { isMachineError } from "./latch.ts";
+import { isHypPanic, isMachineError } from "./latch.ts";
 import type { Latch } from "./latch.ts";
 
 /** The access that ended a run. */
@@ -20,7 +20,14 @@ export interface GuestCpu {
   readonly fault: GuestFault | undefined;
   load32(ipa: number): number;
   store32(ipa: number, value: number): void;
+  /** HVC #0 with x0..x17 in `frame`, results in place. Without a handler at EL2: x0 = -1 (NOT_SUPPORTED). */
+  hvc(frame: Int32Array): void;
 }
+
+/** EL2's handler of a vCPU's HVC, if it has one. */
+export type GuestHvc = (handle: number, vcpu: number, frame: Int32Array) => boolean;
+
+const NOT_SUPPORTED = -1;
 
 /** What a vCPU does in one run. */
 export type GuestProgram = (guest: GuestCpu) => void;
@@ -33,13 +40,15 @@ class Vcpu implements GuestCpu {
   program: GuestProgram | undefined = undefined;
   fault: GuestFault | undefined = undefined;
   readonly #bus: Bus;
+  readonly #hvc: GuestHvc;
   readonly #walker: Stage2Walker;
   #running = false;
 
-  constructor(handle: number, vcpu: number, bus: Bus) {
+  constructor(handle: number, vcpu: number, bus: Bus, hvc: GuestHvc) {
     this.handle = handle;
     this.vcpu = vcpu;
     this.#bus = bus;
+    this.#hvc = hvc;
     this.#walker = new Stage2Walker(bus.memory);
   }
 
@@ -80,17 +89,27 @@ class Vcpu implements GuestCpu {
     device.window.write32(join(paLo, paHi) - device.base, value);
   }
 
+  hvc(frame: Int32Array): void {
+    this.#checkRunning();
+    if (frame.length !== FRAME_WORDS) throw new RangeError(`hvc: the frame has ${FRAME_WORDS} words, got ${frame.length}`);
+    if (!this.#hvc(this.handle, this.vcpu, frame)) frame[0] = NOT_SUPPORTED;
+  }
+
   /** RAM page that `ipa` translates to, or -1 where it is none. */
   #translate(ipa: number, write: boolean): number {
-    if (!this.#running) throw new RangeError(`vCPU ${this.vcpu} of VM ${this.handle} is not running`);
+    this.#checkRunning();
     if (!Number.isSafeInteger(ipa) || ipa < 0 || ipa % 4 !== 0) {
       throw new RangeError(`guest: expected a 4-byte aligned address, got ${hex(ipa)}`);
     }
-    // A program that catches its exit stays out.
-    if (this.fault !== undefined) throw new GuestExit();
     const need = write ? PERM_WRITE : PERM_READ;
     if (this.#walker.walk(lo32(ipa), hi32(ipa), need) !== WALK.OK) this.#exit(ipa, write);
     return this.#bus.memory.pageOf(this.#walker.paLo, this.#walker.paHi);
+  }
+
+  #checkRunning(): void {
+    if (!this.#running) throw new RangeError(`vCPU ${this.vcpu} of VM ${this.handle} is not running`);
+    // A program that catches its exit stays out.
+    if (this.fault !== undefined) throw new GuestExit();
   }
 
   #exit(ipa: number, write: boolean): never {
@@ -105,10 +124,12 @@ export class Guests {
   readonly #bus: Bus;
   readonly #latch: Latch;
   readonly #counters: Counters;
+  readonly #hvc: GuestHvc;
   readonly #runs: number;
 
-  constructor(bus: Bus, latch: Latch, counters: Counters) {
+  constructor(bus: Bus, latch: Latch, counters: Counters, hvc: GuestHvc) {
     this.#bus = bus;
+    this.#hvc = hvc;
     this.#latch = latch;
     this.#counters = counters;
     this.#runs = counters.id("guest.runs") + LEVEL.el2;
@@ -131,7 +152,7 @@ export class Guests {
       legal = guest.run(regime);
     } catch (error) {
       // The program is the harness's, so its exception must not pass for one of EL2.
-      if (isMachineError(error)) throw error;
+      if (isMachineError(error) || isHypPanic(error)) throw error;
       this.#latch.fail(`program of VM ${handle}: ${error instanceof Error ? error.message : String(error)}`);
     }
     if (!legal) {
@@ -143,7 +164,7 @@ export class Guests {
   #at(handle: number, vcpu: number): Vcpu {
     const key = `${handle}.${vcpu}`;
     let guest = this.#vcpus.get(key);
-    if (guest === undefined) this.#vcpus.set(key, (guest = new Vcpu(handle, vcpu, this.#bus)));
+    if (guest === undefined) this.#vcpus.set(key, (guest = new Vcpu(handle, vcpu, this.#bus, this.#hvc)));
     return guest;
   }
 }

@@ -63,6 +63,22 @@ export class HostStage2 implements DeviceGuard {
     }
   }
 
+  /** The regime in effect. */
+  get regime(): Stage2Regime | undefined {
+    return this.#regime;
+  }
+
+  /** True when the tables permit the access to RAM, which is in the cache then; an access that they deny does not trap here. */
+  admits(pa: number, write: boolean): boolean {
+    const page = this.view.pageIndex(pa);
+    const need = write ? PERM_WRITE : PERM_READ;
+    if (page < 0) return false;
+    if ((this.view.perm[page]! & need) !== 0) return true;
+    if (!this.#walk(pa, need)) return false;
+    this.#cache.fill(page, this.#walker.perm & PERM_RW, this.#walker.shift);
+    return true;
+  }
+
   tlbi(ipa: number, size: number): void {
     if (this.#regime !== undefined) this.#cache.drop(ipa, size);
   }

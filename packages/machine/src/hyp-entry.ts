@@ -67,6 +67,17 @@ export class HypEntry {
     this.#latch.checkAlive();
   }
 
+  /** HVC of a vCPU, while {@link hvc} runs it. Returns false when EL2 has no handler. */
+  guestHvc(handle: number, vcpu: number, frame: Int32Array): boolean {
+    if (this.vectors?.guestHvc === undefined) return false;
+    try {
+      this.vectors.guestHvc(handle, vcpu, frame);
+    } catch (error) {
+      this.#escaped(error);
+    }
+    return true;
+  }
+
   /** Takes a stage-2 abort of EL1 to EL2; `lo`, `hi` hold the value of a device write. */
   dataAbort(ipa: number, size: number, write: boolean, device: boolean, lo: number, hi: number): AbortAction {
     this.#enter();

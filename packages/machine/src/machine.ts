@@ -1,5 +1,5 @@
 import { Counters, join, Memory } from "@smmuv3/platform";
-import type { HostCpu, HypCpu, InterruptLine, MemoryOptions, RegisterWindow, Translator } from "@smmuv3/platform";
+import type { HostCpu, HypCpu, InterruptLine, MemoryOptions, RegisterWindow, Stage2Regime, Translator } from "@smmuv3/platform";
 
 import { Bus } from "./bus.ts";
 import { Clock } from "./clock.ts";
@@ -61,6 +61,7 @@ export class Machine {
   readonly #core: HostCore;
   readonly #bus: Bus;
   readonly #guests: Guests;
+  readonly #stage2: HostStage2;
   readonly #interrupts: InterruptController;
   readonly #steps: (() => void)[] = [];
 
@@ -74,7 +75,7 @@ export class Machine {
     const bus = new Bus(this.memory);
     const entry = new HypEntry(latch, counters, options.hvcCounter ?? (() => "hypercalls"));
     const stage2 = new HostStage2(bus, latch, entry, counters, options.trapCounter ?? (() => "traps.mmio"));
-    const guests = new Guests(bus, latch, counters);
+    const guests = new Guests(bus, latch, counters, (handle, vcpu, frame) => entry.guestHvc(handle, vcpu, frame));
     const interrupts = new InterruptController(options.irqLines ?? IRQ_LINES, counters);
     const { words } = this.memory;
     const wiring: Wiring = {
@@ -97,6 +98,7 @@ export class Machine {
     this.irqLines = interrupts.lines;
     this.#bus = bus;
     this.#guests = guests;
+    this.#stage2 = stage2;
     this.#interrupts = interrupts;
   }
 
@@ -126,6 +128,16 @@ export class Machine {
   /** `step` lets a device progress; it runs at each relax() of either level, in order of registration. */
   onRelax(step: () => void): void {
     this.#steps.push(step);
+  }
+
+  /** Stage 2 in effect for EL1; undefined: none. */
+  get hostStage2(): Stage2Regime | undefined {
+    return this.#stage2.regime;
+  }
+
+  /** True when EL1 may access the RAM at `pa` as the tables are now. Fills the TLB as the access would, but never traps. */
+  hostAdmits(pa: number, write: boolean): boolean {
+    return this.#stage2.admits(pa, write);
   }
 
   /** What vCPU `vcpu` of VM `handle` does each time EL2 runs it. */

@@ -163,3 +163,22 @@ test("misuse", () => {
   for (const intid of [-1, 8, 1.5]) expect(() => machine.line(intid)).toThrow(RangeError);
   expect(() => rig({ irqLines: 0 })).toThrow(RangeError);
 });
+
+test("EL2 makes an interrupt pending; EL1 takes it when EL2 is done", () => {
+  const machine = new Machine({ memory: { base: RAM, size: 1 << 20 } });
+  let taken = 0;
+  machine.host.requestIrq(40, () => { taken++; });
+  machine.hyp.install({
+    hvc: () => {
+      machine.hyp.injectIrq(40);
+      machine.hyp.injectIrq(40);
+      machine.takeInterrupts();
+      expect(taken).toBe(0);
+    },
+    dataAbort: () => 2,
+  });
+  machine.host.hvc(frame());
+  expect(machine.pending(40)).toBe(true);
+  machine.host.relax();
+  expect(taken).toBe(1);
+});

@@ -1,5 +1,7 @@
 import { HANDOFF_FIELDS } from "./handoff.ts";
-import { EVENT_QUEUE_OP, HYPERCALLS, IOMMU_STATE } from "./hypercalls.ts";
+import { HYPERCALLS } from "./hypercalls.ts";
+import { ABI_PROT, EVENT_QUEUE_OP, HOST_DOMAINS, IOMMU_DOMAIN_TYPE, IOMMU_STATE, SG_ENTRY } from "./iommu.ts";
+import { POOL, REQUEST } from "./requests.ts";
 
 /** FNV-1a of `text`, unsigned 32 bits. */
 function fnv1a(text: string): number {
@@ -13,5 +15,6 @@ function fnv1a(text: string): number {
  * host that was built against another.
  */
 export function abiHash(): number {
-  return fnv1a(JSON.stringify([HYPERCALLS, IOMMU_STATE, EVENT_QUEUE_OP, HANDOFF_FIELDS]));
+  const iommu = [IOMMU_STATE, IOMMU_DOMAIN_TYPE, HOST_DOMAINS, ABI_PROT, SG_ENTRY, EVENT_QUEUE_OP, HANDOFF_FIELDS];
+  return fnv1a(JSON.stringify([HYPERCALLS, POOL, REQUEST, iommu]));
 }

@@ -24,16 +24,25 @@ export function frameResult(frame: Int32Array): number {
   return frame[3]! * 0x1_0000_0000 + (frame[2]! >>> 0);
 }
 
-/**
- * Makes a hypercall. Arguments are integers in [0, 2^53].
- * @returns the result, or a negative errno; -ENOSYS when EL2 does not take the call
- */
-export function hypercall(cpu: HostCpu, name: HypercallName, ...args: readonly number[]): number {
+/** The reply to a hypercall; x1 is -ENOSYS when EL2 does not take it. Arguments are integers in [0, 2^53]. */
+export function hypercallFrame(cpu: HostCpu, name: HypercallName, args: readonly number[]): Int32Array {
   const frame = new Int32Array(FRAME_WORDS);
   frame[0] = functionId(name);
   args.forEach((value, index) => {
     setFrame(frame, index + 1, value);
   });
   cpu.hvc(frame);
-  return frame[0] === SMCCC_SUCCESS ? frameResult(frame) : -ERRNO.ENOSYS;
+  if (frame[0] !== SMCCC_SUCCESS) {
+    frame.fill(0);
+    setFrame(frame, 1, -ERRNO.ENOSYS);
+  }
+  return frame;
+}
+
+/**
+ * Makes a hypercall. Arguments are integers in [0, 2^53].
+ * @returns the result, or a negative errno; -ENOSYS when EL2 does not take the call
+ */
+export function hypercall(cpu: HostCpu, name: HypercallName, ...args: readonly number[]): number {
+  return frameResult(hypercallFrame(cpu, name, args));
 }

@@ -1,7 +1,8 @@
 import { queueBase } from "@smmuv3/arm-smmu-v3-common";
+import { LOCK_RANK } from "@smmuv3/pkvm-hyp";
 import type { HypCore } from "@smmuv3/pkvm-hyp";
-import { ERRNO, join } from "@smmuv3/platform";
-import { CMD_WORDS, EVENT_BYTES, extract, maskOf, OFFSET, place, REG, REGISTER_AT } from "@smmuv3/smmu-v3-defs";
+import { join, SpinLock } from "@smmuv3/platform";
+import { EVENT_BYTES, extract, maskOf, OFFSET, place, REG, REGISTER_AT } from "@smmuv3/smmu-v3-defs";
 import type { Guard, RegisterName } from "@smmuv3/smmu-v3-defs";
 
 import { definition, EMULATED } from "./emulated-registers.ts";
@@ -16,11 +17,9 @@ const SMMUEN: number = maskOf(CR0.SMMUEN);
 const CMDQEN: number = maskOf(CR0.CMDQEN);
 const EVENTQEN: number = maskOf(CR0.EVENTQEN);
 const CMDQ_ERR: number = maskOf(GERROR.CMDQ_ERR);
+const GERROR_IRQEN: number = maskOf(REG.IRQ_CTRL.GERROR_IRQEN);
 /** Global errors that are the hardware's to report; CMDQ_ERR is the emulated queue's, MSI and PRI do not exist. */
 const DEVICE_ERRORS: number = maskOf(GERROR.EVENTQ_ABT_ERR) | maskOf(GERROR.SFM_ERR);
-
-/** An opcode that no SMMU knows (4.1.3). */
-const RESERVED_OPCODE = 0xff;
 
 /** Bits of the host's CR0 that must be 0 for a write to be taken. */
 const GUARDS: Partial<Readonly<Record<Guard, number>>> = { smmuen: SMMUEN, cmdqen: CMDQEN, eventqen: EVENTQEN };
@@ -28,9 +27,12 @@ const GUARDS: Partial<Readonly<Record<Guard, number>>> = { smmuen: SMMUEN, cmdqe
 /** The SMMU that the host sees in place of one that EL2 owns: stage 1 only, wired interrupts, everything architected answers. */
 export class EmulatedSmmu {
   readonly smmu: HypSmmu;
+  /** Held for an access, on whatever CPU; the hardware's own comes after those of memory. */
+  readonly lock: SpinLock;
   readonly #core: HypCore;
   readonly #strtab: ShadowStrtab;
   readonly #cmdq: ShadowCmdq;
+  readonly #errorIrq: number | undefined;
   /** Registers of kind `own`: low word, high word. */
   readonly #own = new Map<RegisterName, Int32Array>();
   #cr0 = 0;
@@ -43,9 +45,12 @@ export class EmulatedSmmu {
   /** High word of the last read. */
   hi = 0;
 
-  constructor(core: HypCore, smmu: HypSmmu, map: IdentityMap) {
+  /** `errorIrq`: the interrupt by which the SMMU reports global errors, where it has a wired one. */
+  constructor(core: HypCore, smmu: HypSmmu, map: IdentityMap, errorIrq: number | undefined) {
     this.#core = core;
     this.smmu = smmu;
+    this.lock = new SpinLock(`emulated smmu${smmu.index}`, LOCK_RANK.emulation, core.locks);
+    this.#errorIrq = errorIrq;
     this.#strtab = new ShadowStrtab(core, smmu, map.stage2(smmu));
     this.#cmdq = new ShadowCmdq(core, smmu, this.#strtab);
   }
@@ -122,6 +127,8 @@ export class EmulatedSmmu {
       case "CMDQ_PROD":
         return this.#cmdq.prod;
       case "CMDQ_CONS":
+        // Who polls for completion lets a long queue go on.
+        this.#consume();
         return this.#cmdq.cons | place(REG.CMDQ_CONS.ERR, this.#cmdq.error);
       default:
         return 0;
@@ -195,22 +202,32 @@ export class EmulatedSmmu {
     const value = new Int32Array(2);
     queueBase(value, pa, log2);
     smmu.window.write64(OFFSET.EVENTQ_BASE, value[0]!, value[1]!);
-    return smmu.setCr0(smmu.cr0 | EVENTQEN);
+    return this.#setEventsEnabled(EVENTQEN);
   }
 
   #stopEvents(): number {
-    const status = this.smmu.setCr0(this.smmu.cr0 & ~EVENTQEN);
+    const status = this.#setEventsEnabled(0);
     if (status < 0) return status;
     if (this.#eventBytes !== 0) this.#core.unpin(this.#eventBase, this.#eventBytes);
     this.#eventBytes = 0;
     return 0;
   }
 
+  #setEventsEnabled(bit: number): number {
+    const { smmu } = this;
+    smmu.lock.lock(this.#core.cpu);
+    const status = smmu.setCr0((smmu.cr0 & ~EVENTQEN) | bit);
+    smmu.lock.unlock(this.#core.cpu);
+    return status;
+  }
+
   /** Consumption goes on when the host acknowledges the error, also without a write to PROD (7.1). */
   #acknowledge(value: number): void {
-    const { window } = this.smmu;
+    const { window, lock } = this.smmu;
+    lock.lock(this.#core.cpu);
     const kept = window.read32(OFFSET.GERRORN) & ~DEVICE_ERRORS;
     window.write32(OFFSET.GERRORN, (value & DEVICE_ERRORS) | kept);
+    lock.unlock(this.#core.cpu);
     const before = this.#gerrorn;
     this.#gerrorn = value & CMDQ_ERR;
     if (before !== this.#gerrorn) this.#consume();
@@ -222,15 +239,10 @@ export class EmulatedSmmu {
     this.#interrupt();
   }
 
-  /**
-   * EL2 cannot raise an interrupt, the SMMU can: a reserved command makes it report a global error, which EL2 acknowledges while
-   * the host finds the emulated one.
-   */
+  /** The queue is not the hardware's, so neither is its error: EL2 raises the interrupt itself. */
   #interrupt(): void {
-    const command = new Int32Array(CMD_WORDS);
-    command[0] = RESERVED_OPCODE;
-    const status = this.smmu.cmdq.issue(command, 1, true);
-    if (status === -ERRNO.ETIMEDOUT) this.smmu.skipRefused();
+    const enabled = (this.smmu.window.read32(OFFSET.IRQ_CTRL) & GERROR_IRQEN) !== 0;
+    if (enabled && this.#errorIrq !== undefined) this.#core.cpu.injectIrq(this.#errorIrq);
   }
 }
 

@@ -5,6 +5,7 @@ import type { AbortAction, HypCpu } from "@smmuv3/platform";
 
 import { EmulatedSmmu } from "./emulated-smmu.ts";
 import { DmaIsolation } from "./isolation.ts";
+import { smmuNode } from "./takeover.ts";
 
 /**
  * The driver of the trap-and-emulate design: the host programs an SMMUv3 as on bare hardware, each access traps, and what
@@ -24,7 +25,8 @@ class EmulationDriver extends DmaIsolation implements HypIommuDriver {
     const { core, idmap } = this;
     const smmu = this.smmus[id];
     if (core !== undefined && idmap !== undefined && smmu !== undefined) {
-      this.#emulated.push(new EmulatedSmmu(core, smmu, idmap));
+      const wires = smmuNode(core, smmu.mmioBase)?.interrupts;
+      this.#emulated.push(new EmulatedSmmu(core, smmu, idmap, wires?.["combined"] ?? wires?.["gerror"]));
     }
     return id;
   }
@@ -39,10 +41,11 @@ class EmulationDriver extends DmaIsolation implements HypIommuDriver {
 
   dataAbort(frame: Int32Array): AbortAction | undefined {
     const ipa = join(frame[ABORT.ipaLo]!, frame[ABORT.ipaHi]!);
-    const emulated = this.#emulated.find(({ smmu }) => ipa >= smmu.mmioBase && ipa < smmu.mmioBase + smmu.mmioSize);
+    const emulated = this.#at(ipa);
     if (emulated === undefined) return undefined;
     const offset = ipa - emulated.smmu.mmioBase;
     const size = frame[ABORT.size]!;
+    emulated.lock.lock(this.#cpu);
     if ((frame[ABORT.flags]! & ABORT_FLAG_WRITE) !== 0) {
       this.#cpu.barrier();
       emulated.write(offset, size, frame[ABORT.valueLo]!, frame[ABORT.valueHi]!);
@@ -50,7 +53,16 @@ class EmulationDriver extends DmaIsolation implements HypIommuDriver {
       frame[ABORT.valueLo] = emulated.read(offset, size);
       frame[ABORT.valueHi] = emulated.hi;
     }
+    emulated.lock.unlock(this.#cpu);
     return ABORT_ACTION.emulated;
+  }
+
+  #at(ipa: number): EmulatedSmmu | undefined {
+    for (let i = 0; i < this.#emulated.length; i++) {
+      const { mmioBase, mmioSize } = this.smmus[i]!;
+      if (ipa >= mmioBase && ipa < mmioBase + mmioSize) return this.#emulated[i];
+    }
+    return undefined;
   }
 }
 

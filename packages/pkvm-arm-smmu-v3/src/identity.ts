@@ -3,7 +3,7 @@ import { EVENT_QUEUE_OP, IOMMU_NO_PASID, IOMMU_STATE } from "@smmuv3/pkvm-abi";
 import type { HypIommuDriver } from "@smmuv3/pkvm-hyp";
 import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import type { AbortAction, HypCpu } from "@smmuv3/platform";
-import { EVENT_BYTES, maskOf, OFFSET, REG, STE_WORDS } from "@smmuv3/smmu-v3-defs";
+import { EVENT_BYTES, maskOf, OFFSET, REG } from "@smmuv3/smmu-v3-defs";
 
 import { DmaIsolation } from "./isolation.ts";
 import { writeAndAck } from "./registers.ts";
@@ -14,13 +14,31 @@ const LOG2_MASK = 63;
 const EVENT_IRQS: number = maskOf(REG.IRQ_CTRL.EVENTQ_IRQEN) | maskOf(REG.IRQ_CTRL.GERROR_IRQEN);
 const EVENTQEN: number = maskOf(REG.CR0.EVENTQEN);
 
+/** An event queue of the host: its EVENTQ_BASE, and the indices that it starts with. */
+export interface Events {
+  readonly base: Int32Array;
+  prod: number;
+  cons: number;
+}
+
+/** Enables an event queue, and the interrupts that go with it; the SMMU's lock is held. */
+export function startEvents(cpu: HypCpu, smmu: HypSmmu, { base, prod, cons }: Events): number {
+  smmu.window.write64(OFFSET.EVENTQ_BASE, base[0]!, base[1]!);
+  smmu.window.write32(OFFSET.EVENTQ_PROD, prod);
+  smmu.window.write32(OFFSET.EVENTQ_CONS, cons);
+  const status = smmu.setCr0(smmu.cr0 | EVENTQEN);
+  if (status < 0) return status;
+  return writeAndAck(cpu, smmu.window, OFFSET.IRQ_CTRL, OFFSET.IRQ_CTRLACK, EVENT_IRQS);
+}
+
 /**
  * The driver of the hypercall designs. A stream is blocked or sees what the host owns, one to one; events go to memory of the
  * host, which drives the queue by hypercall. Accesses of the host to the registers abort.
  */
-class IdentityDriver extends DmaIsolation implements HypIommuDriver {
+export class IdentityDriver extends DmaIsolation implements HypIommuDriver {
+  /** Event queues by SMMU. */
+  protected readonly events: (Events | undefined)[] = [];
   readonly #cpu: HypCpu;
-  readonly #ste: Int32Array = new Int32Array(STE_WORDS);
 
   constructor(cpu: HypCpu) {
     super({ nested: false });
@@ -32,22 +50,42 @@ class IdentityDriver extends DmaIsolation implements HypIommuDriver {
     const smmu = this.smmus[iommu];
     if (smmu === undefined || idmap === undefined) return -ERRNO.ENODEV;
     if (!smmu.hasSid(sid) || pasid !== IOMMU_NO_PASID) return -ERRNO.EINVAL;
-    if (state === IOMMU_STATE.blocking) return smmu.blockSid(sid);
-    if (state !== IOMMU_STATE.identity) return -ERRNO.EINVAL;
-    makeS2Ste(this.#ste, idmap.stage2(smmu), { attrTypesOvr: smmu.features.attrTypesOvr });
-    return smmu.writeSte(sid, this.#ste);
+    if (state !== IOMMU_STATE.blocking && state !== IOMMU_STATE.identity) return -ERRNO.EINVAL;
+    smmu.lock.lock(this.#cpu);
+    let status: number;
+    if (state === IOMMU_STATE.blocking) status = this.block(smmu, sid);
+    else {
+      makeS2Ste(smmu.ste, idmap.stage2(smmu), { attrTypesOvr: smmu.features.attrTypesOvr });
+      status = this.identity(smmu, sid, smmu.ste);
+    }
+    smmu.lock.unlock(this.#cpu);
+    return status;
   }
 
   eventQueue(iommu: number, op: number, value: number): number {
     const smmu = this.smmus[iommu];
     if (smmu === undefined) return -ERRNO.ENODEV;
     if (op === EVENT_QUEUE_OP.attach) return this.#attachEvents(smmu, value);
-    if (op === EVENT_QUEUE_OP.consume) return this.#consumeEvents(smmu, value);
-    return op === EVENT_QUEUE_OP.gerror ? this.#globalErrors(smmu) : -ERRNO.EINVAL;
+    if (op !== EVENT_QUEUE_OP.consume && op !== EVENT_QUEUE_OP.gerror) return -ERRNO.EINVAL;
+    smmu.lock.lock(this.#cpu);
+    let result = -ERRNO.EPIPE;
+    if (!smmu.off) result = op === EVENT_QUEUE_OP.consume ? this.#consumeEvents(smmu, value) : this.#globalErrors(smmu);
+    smmu.lock.unlock(this.#cpu);
+    return result;
   }
 
   dataAbort(): AbortAction | undefined {
     return undefined;
+  }
+
+  /** The transactions of `sid` without PASID abort. The SMMU's lock is held, as for {@link identity}. */
+  protected block(smmu: HypSmmu, sid: number): number {
+    return smmu.blockSid(sid);
+  }
+
+  /** They see the identity map, as `ste` says. */
+  protected identity(smmu: HypSmmu, sid: number, ste: Int32Array): number {
+    return smmu.writeSte(sid, ste);
   }
 
   #attachEvents(smmu: HypSmmu, value: number): number {
@@ -57,18 +95,25 @@ class IdentityDriver extends DmaIsolation implements HypIommuDriver {
     const bytes = EVENT_BYTES * 2 ** log2;
     if (core === undefined || log2 > smmu.features.evtqLog2) return -ERRNO.EINVAL;
     if (pa % Math.max(bytes, PAGE_SIZE) !== 0) return -ERRNO.EINVAL;
-    if ((smmu.cr0 & EVENTQEN) !== 0) return -ERRNO.EBUSY;
+    // Pinning takes the host's lock, which comes before the SMMU's.
     const pinned = core.pinShared(pa, bytes);
     if (pinned < 0) return pinned;
-    const base = new Int32Array(2);
-    queueBase(base, pa, log2);
-    smmu.window.write64(OFFSET.EVENTQ_BASE, base[0]!, base[1]!);
-    smmu.window.write32(OFFSET.EVENTQ_PROD, 0);
-    smmu.window.write32(OFFSET.EVENTQ_CONS, 0);
-    const status = smmu.setCr0(smmu.cr0 | EVENTQEN);
-    // Without an acknowledge nobody knows whether the SMMU writes there: the pages stay pinned.
-    if (status < 0) return status;
-    return writeAndAck(this.#cpu, smmu.window, OFFSET.IRQ_CTRL, OFFSET.IRQ_CTRLACK, EVENT_IRQS);
+    smmu.lock.lock(this.#cpu);
+    let status = 0;
+    if (smmu.off) status = -ERRNO.EPIPE;
+    else if (this.events[smmu.index] !== undefined) status = -ERRNO.EBUSY;
+    const refused = status < 0;
+    if (!refused) {
+      const base = new Int32Array(2);
+      queueBase(base, pa, log2);
+      const events = { base, prod: 0, cons: 0 };
+      this.events[smmu.index] = events;
+      // Without an acknowledge nobody knows whether the SMMU writes there: the pages stay pinned.
+      status = startEvents(this.#cpu, smmu, events);
+    }
+    smmu.lock.unlock(this.#cpu);
+    if (refused) core.unpin(pa, bytes);
+    return status;
   }
 
   #consumeEvents(smmu: HypSmmu, value: number): number {

@@ -1,4 +1,4 @@
-import { planRange, planSingle, tlbiNhAll, tlbiS12Vmall, tlbiS2Ipa } from "@smmuv3/arm-smmu-v3-common";
+import { tlbiNhAll } from "@smmuv3/arm-smmu-v3-common";
 import type { Stage2 } from "@smmuv3/arm-smmu-v3-common";
 import type { IoPgtable } from "@smmuv3/io-pgtable-arm-common";
 import { HOST_PROT, HOST_VMID, newStage2, regimeOf } from "@smmuv3/pkvm-hyp";
@@ -7,8 +7,8 @@ import { ERRNO, LEVEL, PAGE_SIZE } from "@smmuv3/platform";
 import { CACHEABILITY, place, SHAREABILITY, STE } from "@smmuv3/smmu-v3-defs";
 
 import type { HypSmmu } from "./smmu.ts";
+import { invalidateRange, TLBI_S2 } from "./tlbi.ts";
 
-const PAGE_SHIFT = 12;
 /** Largest first: what firmware describes as device space never changes owner in parts of these. */
 const DEVICE_SIZES: readonly number[] = [0x4000_0000, 0x20_0000, PAGE_SIZE];
 
@@ -97,7 +97,9 @@ export class IdentityMap {
     }
     this.#core.cpu.barrier();
     for (const smmu of this.smmus) {
+      smmu.lock.lock(this.#core.cpu);
       const status = this.#invalidate(smmu, start, end - start);
+      smmu.lock.unlock(this.#core.cpu);
       if (status < 0) return status;
     }
     return 0;
@@ -108,15 +110,8 @@ export class IdentityMap {
    * so all of them go, and only after the stage-2 entries from which they could be made again.
    */
   #invalidate(smmu: HypSmmu, start: number, size: number): number {
-    const { batch, features } = smmu;
-    const emit = (w0: number, w2: number, w3: number): void => {
-      tlbiS2Ipa(batch.words, batch.next(), HOST_VMID, w0, w2, w3);
-    };
-    const planned = features.ril
-      ? planRange(start, size, PAGE_SHIFT, PAGE_SIZE, true, emit)
-      : planSingle(start, size, PAGE_SIZE, true, emit);
-    if (!planned) tlbiS12Vmall(batch.words, batch.next(), HOST_VMID);
-    const status = batch.submit();
+    const { batch } = smmu;
+    const status = invalidateRange(smmu, TLBI_S2, HOST_VMID, start, size, PAGE_SIZE, true);
     if (status < 0 || !this.#nested) return status;
     tlbiNhAll(batch.words, batch.next(), HOST_VMID);
     return batch.submit();

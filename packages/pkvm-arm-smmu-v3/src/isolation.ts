@@ -7,7 +7,7 @@ import { OFFSET, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 import { IdentityMap } from "./idmap.ts";
 import { startSmmu, stopSmmu } from "./reset.ts";
 import type { HypSmmu } from "./smmu.ts";
-import { claimSmmu, smmuNodes } from "./takeover.ts";
+import { claimSmmu, smmuNode, smmuNodes } from "./takeover.ts";
 import type { SmmuNeeds } from "./takeover.ts";
 
 /** Take-over and DMA isolation: the driver of every design, up to what the host may ask of it. */
@@ -40,7 +40,7 @@ export class DmaIsolation {
   handoff(handoff: IommuHandoff): number {
     const core = this.#core;
     if (core === undefined) return -ERRNO.EPERM;
-    const claimed = claimSmmu(core, handoff, this.#needs);
+    const claimed = claimSmmu(core, handoff, this.#needs, this.smmus.length);
     if (typeof claimed === "number") return claimed;
     const { smmu } = claimed;
     const map = this.#mapOf(core);
@@ -83,7 +83,7 @@ export class DmaIsolation {
   }
 
   #keepBootDma(core: HypCore, map: IdentityMap, smmu: HypSmmu): number {
-    const name = smmuNodes(core).find(({ reg }) => reg[0]?.base === smmu.mmioBase)?.name;
+    const name = smmuNode(core, smmu.mmioBase)?.name;
     const ste = new Int32Array(STE_WORDS);
     for (const node of core.firmware.nodes) {
       if (node.properties[BOOT_DMA_PROPERTY] === undefined) continue;

@@ -1,3 +1,4 @@
+import { CommandBatch } from "@smmuv3/arm-smmu-v3-common";
 import type { HypCore } from "@smmuv3/pkvm-hyp";
 import { join } from "@smmuv3/platform";
 import {
@@ -75,6 +76,9 @@ const RANGE_FIELDS: Int32Array = /* @__PURE__ */ definedBits(
 );
 const TG_16K = 2;
 
+/** Commands consumed, and STEs copied for them, in one trap: EL2's time is bounded, a longer queue goes on at the next access. */
+const WORK_LIMIT = 4096;
+
 /**
  * True when the host may use `command` (4 words), which is brought into the form in which the hardware gets it. False:
  * CERROR_ILL, as on an SMMU with the host's ID registers.
@@ -115,6 +119,8 @@ export class ShadowCmdq {
   readonly #core: HypCore;
   readonly #smmu: HypSmmu;
   readonly #strtab: ShadowStrtab;
+  /** The host's commands; EL2's own go through the SMMU's batch. */
+  readonly #batch: CommandBatch;
   readonly #command: Int32Array = new Int32Array(CMD_WORDS);
   #enabled = false;
   /** The queue's memory is pinned. */
@@ -126,6 +132,17 @@ export class ShadowCmdq {
     this.#core = core;
     this.#smmu = smmu;
     this.#strtab = strtab;
+    this.#batch = new CommandBatch(
+      {
+        issue: (words, count, sync) => {
+          smmu.lock.lock(core.cpu);
+          const status = smmu.issue(words, count, sync);
+          smmu.lock.unlock(core.cpu);
+          return status;
+        },
+      },
+      smmu.features.forceSync,
+    );
   }
 
   /** The host set CMDQEN with this CMDQ_BASE. */
@@ -148,21 +165,22 @@ export class ShadowCmdq {
   }
 
   /**
-   * Consumes what the host has queued, up to an error.
+   * Consumes what the host has queued, up to an error or {@link WORK_LIMIT}.
    * @returns false when CERROR is set: `cons` is the command that is to blame
    */
   consume(): boolean {
     const positions = (2 << this.#log2) - 1;
     const target = this.prod & positions;
     let at = this.cons & positions;
-    if (!this.#enabled || ((target - at) & positions) > 1 << this.#log2) return true;
+    if (!this.#enabled || at === target || ((target - at) & positions) > 1 << this.#log2) return true;
     this.error = CERROR.NONE;
-    while (at !== target && this.error === CERROR.NONE) {
+    const limit = this.#strtab.copies + WORK_LIMIT;
+    for (let done = 0; at !== target && this.error === CERROR.NONE && done + this.#strtab.copies < limit; done++) {
       this.error = this.#readable ? this.#one(at & ((1 << this.#log2) - 1)) : CERROR.ABT;
       if (this.error === CERROR.NONE) at = (at + 1) & positions;
     }
     // Complete, whether or not the host asked: it reads CONS as soon as this returns.
-    if (this.#smmu.batch.count === 0 || this.#smmu.batch.submit() === 0) this.cons = at;
+    if (this.#batch.count === 0 || this.#batch.submit() === 0) this.cons = at;
     else this.error = CERROR.ABT;
     return this.error === CERROR.NONE;
   }
@@ -176,7 +194,7 @@ export class ShadowCmdq {
   }
 
   #execute(command: Int32Array): number {
-    const { batch } = this.#smmu;
+    const batch = this.#batch;
     const rule = RULES.get(getField(command, 0, CMD.Opcode));
     if (rule?.verdict === "sync") return batch.submit();
     if (rule?.verdict === "ste" || rule?.verdict === "ste-range") {

@@ -85,6 +85,8 @@ interface HostTable {
  * read once. What cannot be read or has no place stays blocked.
  */
 export class ShadowStrtab {
+  /** STEs copied so far. */
+  copies = 0;
   readonly #core: HypCore;
   readonly #smmu: HypSmmu;
   readonly #stage2: Stage2;
@@ -117,14 +119,20 @@ export class ShadowStrtab {
       const status = this.updateRange(0, 2 ** log2size);
       if (status < 0) return status;
     }
-    return this.#smmu.invalidateAll(true);
+    this.#smmu.lock.lock(this.#core.cpu);
+    const status = this.#smmu.invalidateAll(true);
+    this.#smmu.lock.unlock(this.#core.cpu);
+    return status;
   }
 
   /** The host disabled its SMMU: everything is blocked. */
   disable(): number {
     if (this.#table !== undefined) this.#core.unpin(this.#table.base, this.#table.bytes);
     this.#table = undefined;
-    return this.#smmu.blockAll();
+    this.#smmu.lock.lock(this.#core.cpu);
+    const status = this.#smmu.blockAll();
+    this.#smmu.lock.unlock(this.#core.cpu);
+    return status;
   }
 
   /** CMD_CFGI_STE: `leaf` 0 means that the level-1 descriptor may have changed as well. */
@@ -164,11 +172,16 @@ export class ShadowStrtab {
   /** Brings the hardware's STE of `sid` in line with the host's. 0, -ENOMEM (it stays blocked), or -ETIMEDOUT. */
   #copy(sid: number): number {
     const ste = this.#ste;
+    this.copies++;
     this.#readHost(sid);
     shadowSte(ste, this.#stage2);
     // A new table starts with abort STEs: no need for one to hold another.
     const abort = getField(ste, 0, STE.V) === 1 && (getField(ste, 0, STE.Config) & CONFIG_TRANSLATES) === 0;
-    return abort && this.#smmu.steAddress(sid) < 0 ? 0 : this.#smmu.writeSte(sid, ste);
+    if (abort && this.#smmu.steAddress(sid) < 0) return 0;
+    this.#smmu.lock.lock(this.#core.cpu);
+    const status = this.#smmu.writeSte(sid, ste);
+    this.#smmu.lock.unlock(this.#core.cpu);
+    return status;
   }
 
   /** The host's STE, once; an abort STE when it cannot be read. */

@@ -24,6 +24,11 @@ export function smmuNodes(core: HypCore): FirmwareNode[] {
   return core.firmware.nodes.filter((node) => node.compatible.includes("arm,smmu-v3"));
 }
 
+/** The SMMU whose registers are at `base`, as firmware describes it. */
+export function smmuNode(core: HypCore, base: number): FirmwareNode | undefined {
+  return smmuNodes(core).find(({ reg }) => reg[0]?.base === base);
+}
+
 /** Bytes of the command queue, as whole pages. */
 function cmdqBytes(handoff: IommuHandoff): number {
   return alignUp(CMD_BYTES * 2 ** handoff.cmdqLog2, PAGE_SIZE);
@@ -32,8 +37,7 @@ function cmdqBytes(handoff: IommuHandoff): number {
 /** The window is one that firmware describes, the queue and the table can be what they are said to be. */
 function validate(core: HypCore, handoff: IommuHandoff): number {
   const { mmioBase, mmioSize, cmdqBase, cmdqLog2, strtabBase, strtabBytes } = handoff;
-  const known = smmuNodes(core).some(({ reg }) => reg[0]?.base === mmioBase && reg[0].size === mmioSize);
-  if (!known) return -ERRNO.ENODEV;
+  if (smmuNode(core, mmioBase)?.reg[0]?.size !== mmioSize) return -ERRNO.ENODEV;
   if (cmdqLog2 < CMDQ_MIN_LOG2 || cmdqLog2 > CMDQ_MAX_LOG2 || cmdqBase % cmdqBytes(handoff) !== 0) return -ERRNO.EINVAL;
   if (strtabBytes <= 0 || strtabBytes % PAGE_SIZE !== 0 || strtabBase % PAGE_SIZE !== 0) return -ERRNO.EINVAL;
   return 0;
@@ -73,9 +77,15 @@ export interface ClaimedSmmu {
 
 /**
  * Makes an SMMU EL2's: registers, queue and table memory change owner, the ID registers are read after the host has lost them.
+ * @param index EL2's number of it
  * @returns a negative errno with nothing changed: -ENODEV (unknown or unsuitable), -EINVAL, or as a donation
  */
-export function claimSmmu(core: HypCore, handoff: IommuHandoff, needs: SmmuNeeds): ClaimedSmmu | number {
+export function claimSmmu(
+  core: HypCore,
+  handoff: IommuHandoff,
+  needs: SmmuNeeds,
+  index: number = 0,
+): ClaimedSmmu | number {
   const valid = validate(core, handoff);
   if (valid < 0) return valid;
   const { mmioBase, mmioSize, cmdqBase, cmdqLog2, strtabBase, strtabBytes } = handoff;
@@ -96,7 +106,7 @@ export function claimSmmu(core: HypCore, handoff: IommuHandoff, needs: SmmuNeeds
       () => core.donateHypToHost(pa, size),
     );
   }
-  const smmu = status < 0 ? status : build(core, handoff, needs);
+  const smmu = status < 0 ? status : build(core, handoff, needs, index);
   if (typeof smmu === "number") {
     donations.undo();
     return smmu;
@@ -111,7 +121,7 @@ export function claimSmmu(core: HypCore, handoff: IommuHandoff, needs: SmmuNeeds
   };
 }
 
-function build(core: HypCore, handoff: IommuHandoff, needs: SmmuNeeds): HypSmmu | number {
+function build(core: HypCore, handoff: IommuHandoff, needs: SmmuNeeds, index: number): HypSmmu | number {
   const { mmioBase, mmioSize, cmdqBase, cmdqLog2, strtabBase, strtabBytes, flags } = handoff;
   const window = core.cpu.ioremap(mmioBase, mmioSize);
   const features = probeFeatures(window);
@@ -122,7 +132,7 @@ function build(core: HypCore, handoff: IommuHandoff, needs: SmmuNeeds): HypSmmu 
   const geometry = strtabGeometry(features.sidBits, features.strtab2lvl);
   const fits = geometry.bytes <= strtabBytes && strtabBase % geometry.bytes === 0 && cmdqLog2 <= features.cmdqLog2;
   if (!fits) return -ERRNO.EINVAL;
-  return new HypSmmu(core, window, features, {
+  return new HypSmmu(core, index, window, features, {
     mmioBase,
     mmioSize,
     cmdqBase,

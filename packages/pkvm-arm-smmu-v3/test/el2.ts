@@ -1,6 +1,6 @@
 import { abiHash, hypercall, poolPages, writeHandoff } from "@smmuv3/pkvm-abi";
 import type { HypercallName, IommuHandoff } from "@smmuv3/pkvm-abi";
-import { startHyp } from "@smmuv3/pkvm-hyp";
+import { iommus, startHyp } from "@smmuv3/pkvm-hyp";
 import type { HypCore, HypIommuDriver } from "@smmuv3/pkvm-hyp";
 import { ABORT, Counters, Memory, PAGE_SIZE } from "@smmuv3/platform";
 import type { AbortAction, Firmware, FirmwareNode, HostCpu, HypCpu, HypVectors, RegisterWindow } from "@smmuv3/platform";
@@ -12,6 +12,7 @@ export const RAM_BASE = 0x4000_0000;
 export const RAM_SIZE: number = 16 * 2 ** 20;
 export const SMMU_BASE = 0x0905_0000;
 export const SMMU_SIZE = 0x2_0000;
+export const SECOND_BASE = 0x0907_0000;
 export const POOL_PAGES: number = poolPages(RAM_SIZE, true);
 export const POOL_BASE: number = RAM_BASE + RAM_SIZE - POOL_PAGES * PAGE_SIZE;
 /** Memory that goes with the SMMU. */
@@ -49,7 +50,7 @@ export function firmware(bootDma: readonly number[] = [], extra: readonly Firmwa
     memory: { base: RAM_BASE, size: RAM_SIZE },
     doorbells: [{ base: 0x0808_0000, size: PAGE_SIZE }],
     nodes: [
-      node("smmuv3@9050000", "arm,smmu-v3", SMMU_BASE, SMMU_SIZE),
+      { ...node("smmuv3@9050000", "arm,smmu-v3", SMMU_BASE, SMMU_SIZE), interrupts: { eventq: 72, gerror: 74 } },
       nic,
       ...extra,
       ...bootDma.map((id) => ({
@@ -67,14 +68,19 @@ export class FakeCpu implements HypCpu {
   readonly memory: Memory = Memory.allocate({ base: RAM_BASE, size: RAM_SIZE });
   readonly counters: Counters = new Counters();
   readonly smmu: FakeSmmu;
+  /** A second one, at {@link SECOND_BASE}. */
+  readonly second: FakeSmmu;
   vectors: HypVectors | undefined = undefined;
+  /** Interrupts that EL2 made pending. */
+  readonly injected: number[] = [];
   #now = 0;
 
   constructor(ids: Readonly<Record<string, number>> = IDS) {
     this.smmu = new FakeSmmu(this.memory, ids);
+    this.second = new FakeSmmu(this.memory, ids);
   }
-  ioremap(): RegisterWindow {
-    return this.smmu;
+  ioremap(pa: number): RegisterWindow {
+    return pa === SECOND_BASE ? this.second : this.smmu;
   }
   now(): number {
     return this.#now;
@@ -95,6 +101,9 @@ export class FakeCpu implements HypCpu {
   tlbiAll(): void {}
   runGuest(): number {
     return 0;
+  }
+  injectIrq(intid: number): void {
+    this.injected.push(intid);
   }
   panic(reason: string): never {
     throw new Error(`panic: ${reason}`);
@@ -158,6 +167,8 @@ export interface RunOptions {
   readonly handoff?: Partial<IommuHandoff>;
   readonly bootDma?: readonly number[];
   readonly devices?: readonly FirmwareNode[];
+  /** The host keeps its privilege. */
+  readonly stop?: boolean;
   /** Before the handoff. */
   readonly prepare?: (cpu: FakeCpu) => void;
 }
@@ -166,12 +177,12 @@ export interface RunOptions {
 export function run(make: (cpu: HypCpu) => HypIommuDriver, options: RunOptions = {}): Running {
   const cpu = new FakeCpu({ ...IDS, ...options.ids });
   const driver = make(cpu);
-  const hyp = startHyp(cpu, { firmware: firmware(options.bootDma, options.devices), iommu: driver });
+  const hyp = startHyp(cpu, { firmware: firmware(options.bootDma, options.devices), iommus: iommus(driver) });
   const init = cpu.call("__pkvm_init", abiHash(), POOL_BASE, POOL_PAGES);
   if (init < 0 || hyp.core === undefined) throw new Error(`__pkvm_init: ${init}`);
   options.prepare?.(cpu);
   writeHandoff(cpu.memory, HANDOFF_PAGE, { ...HANDOFF, ...options.handoff });
   const status = cpu.call("__pkvm_iommu_handoff", HANDOFF_PAGE);
-  if (status >= 0) cpu.call("__pkvm_prot_finalize");
+  if (status >= 0 && options.stop !== true) cpu.call("__pkvm_prot_finalize");
   return { cpu, smmu: cpu.smmu, core: hyp.core, driver, status };
 }

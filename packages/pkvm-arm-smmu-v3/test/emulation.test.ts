@@ -340,13 +340,31 @@ describe("command queue", () => {
     expect(host.cpu.smmu.commands.at(-1)).toEqual(cmd("CFGI_CD_ALL", { SID: 1 }));
   });
 
-  test("an error raises the hardware's global error interrupt, and leaves its queue usable", () => {
+  test.each([
+    ["enabled", 1, [74]],
+    ["disabled", 0, []],
+  ])("an error raises the global error interrupt while it is %s, and does not touch the hardware's queue", (_what, irq, raised) => {
     const host = new Host();
     host.enable();
+    host.write("IRQ_CTRL", irq);
+    host.cpu.smmu.log.length = 0;
     host.queue([0xff, 0, 0, 0]);
-    expect(host.cpu.smmu.log).toContain("ILLEGAL");
+    expect(host.cpu.injected).toEqual(raised);
+    expect(host.cpu.smmu.log).toEqual([]);
     expect(host.cpu.smmu.get("GERROR")).toBe(host.cpu.smmu.get("GERRORN"));
     expect(host.cpu.call("__pkvm_host_donate_hyp", HOST_PAGE / PAGE_SIZE)).toBe(0);
+  });
+
+  test("one trap does a bounded amount of work; polling CONS finishes the rest", () => {
+    const host = new Host();
+    for (let sid = 0; sid < 0x800; sid += 256) host.l1(sid, HOST_L2);
+    host.ste(0, { V: 1, Config: STE_CONFIG.bypass });
+    host.enable();
+    host.queue(...Array.from({ length: 8 }, () => cmd("CFGI_STE_RANGE", { Range: 31 })));
+    const seen = [host.cpu.smmu.log.filter((entry) => entry === "CFGI_STE_RANGE").length];
+    while (host.read("CMDQ_CONS") !== 8) seen.push(host.read("CMDQ_CONS"));
+    expect(seen.length).toBeGreaterThan(1);
+    expect(host.read("CMDQ_CONS")).toBe(host.read("CMDQ_PROD"));
   });
 
   test("a SYNC carries no message to anywhere", () => {

@@ -1,10 +1,12 @@
-import { abiHash, readHandoff } from "@smmuv3/pkvm-abi";
+import { abiHash, frameArg, GUEST_CALL, POOL, TOPUP_MAX_ORDER } from "@smmuv3/pkvm-abi";
 import type { HypercallName } from "@smmuv3/pkvm-abi";
 import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 
 import type { HypCore } from "./core.ts";
-import type { HypIommuDriver } from "./iommu-driver.ts";
+import type { Domains } from "./domains.ts";
+import type { Iommus } from "./iommus.ts";
 import { OWNER, PAGE_STATE } from "./page-state.ts";
+import type { HypPool } from "./pool.ts";
 import type { ProtectedVms } from "./vms.ts";
 
 /** Boot phases, in order. */
@@ -22,73 +24,108 @@ export type Phase = (typeof PHASE)[keyof typeof PHASE];
 export interface Context {
   readonly core: HypCore;
   readonly vms: ProtectedVms;
-  readonly driver: HypIommuDriver | undefined;
+  /** In an EL2 with IOMMU support. */
+  readonly iommus: Iommus | undefined;
+  /** In an EL2 with paging. */
+  domains: Domains | undefined;
 }
 
-/** A hypercall after the one that makes the context. `a` to `d`: x1 to x4, integers from 0 on. */
+/** A hypercall after the one that makes the context. `a` to `f`: x1 to x6, integers from 0 on. */
 export interface Call {
   /** Phases in which the host may make it: -EPERM before, -EBUSY after. */
   readonly from: Phase;
   readonly to: Phase;
-  readonly run: (context: Context, a: number, b: number, c: number, d: number) => number;
+  readonly run: (context: Context, a: number, b: number, c: number, d: number, e: number, f: number) => number;
 }
+
+/** A hypercall of vCPU `vcpu` of VM `handle`: arguments and results are in the frame from x1 on. Negative: x0 says invalid parameter. */
+export type GuestCall = (context: Context, handle: number, frame: Int32Array) => number;
+
+/** A part of EL2 that an architecture adds to it. */
+export interface HypModule {
+  /** At the end of `__pkvm_init`. 0, or a negative errno. */
+  readonly init?: (context: Context) => number;
+  readonly calls: Readonly<Partial<Record<HypercallName, Call>>>;
+  /** By function id. */
+  readonly guestCalls?: Readonly<Record<number, GuestCall>>;
+}
+
+/** When the host may make a call. */
+export const WHEN: Readonly<Record<"boot" | "always" | "protected", Pick<Call, "from" | "to">>> = {
+  boot: { from: PHASE.trusted, to: PHASE.trusted },
+  always: { from: PHASE.trusted, to: PHASE.deprivileged },
+  protected: { from: PHASE.deprivileged, to: PHASE.deprivileged },
+};
+
+/** Pages without which the host could not go on: tables of its stage 2, which is filled as it comes. */
+const STAGE2_RESERVE = 8;
 
 /** Arguments of `__pkvm_init` are right for this EL2. */
 export function checkAbi(hash: number): number {
   return hash === abiHash() ? 0 : -ERRNO.EINVAL;
 }
 
-/** A hypercall that goes to the IOMMU driver: nothing to talk to without one. */
-function iommu(run: (driver: HypIommuDriver, a: number, b: number, c: number, d: number) => number): Call {
-  return {
-    from: PHASE.trusted,
-    to: PHASE.deprivileged,
-    run: ({ driver }, a, b, c, d) => (driver === undefined ? -ERRNO.ENODEV : run(driver, a, b, c, d)),
-  };
-}
-
-function handoff({ core, driver }: Context, page: number): number {
-  if (driver === undefined) return -ERRNO.ENODEV;
-  const donated = core.donateHostToHyp(page, PAGE_SIZE);
-  if (donated < 0) return donated;
-  const status = driver.handoff(readHandoff(core.cpu.memory, page));
-  if (status < 0) core.cancelDonation(page, PAGE_SIZE);
+function finalize({ core, iommus }: Context): number {
+  if (core.pool.freePages < STAGE2_RESERVE) return -ERRNO.ENOMEM;
+  const status = iommus?.finalize() ?? 0;
+  if (status === 0) core.deprivilege();
   return status;
 }
 
-function finalize({ core, driver }: Context): number {
-  const status = driver?.finalize?.() ?? 0;
-  if (status < 0) return status;
-  core.stage2.enable();
-  return 0;
+function poolOf(core: HypCore, pool: number): HypPool | undefined {
+  if (pool === POOL.iommu) return core.iommuPool;
+  return pool === POOL.hyp ? core.pool : undefined;
 }
 
-const always = { from: PHASE.trusted, to: PHASE.deprivileged } as const;
-const protectedOnly = { from: PHASE.deprivileged, to: PHASE.deprivileged } as const;
-const bootOnly = { from: PHASE.trusted, to: PHASE.trusted } as const;
+function topup({ core }: Context, id: number, pfn: number, order: number): number {
+  const pool = poolOf(core, id);
+  if (pool === undefined || order > TOPUP_MAX_ORDER || pfn % 2 ** order !== 0) return -ERRNO.EINVAL;
+  const status = core.donateHostToHyp(pfn * PAGE_SIZE, PAGE_SIZE * 2 ** order);
+  if (status === 0) pool.add(pfn * PAGE_SIZE, 2 ** order);
+  return status;
+}
 
-/** Every hypercall but `__pkvm_init`. */
-export const CALLS: Readonly<Record<Exclude<HypercallName, "__pkvm_init">, Call>> = {
-  __pkvm_iommu_handoff: { ...bootOnly, run: handoff },
-  __pkvm_prot_finalize: { ...bootOnly, run: finalize },
-  __pkvm_host_share_hyp: { ...always, run: ({ core }, pfn) => core.share(pfn * PAGE_SIZE) },
-  __pkvm_host_unshare_hyp: { ...always, run: ({ core }, pfn) => core.unshare(pfn * PAGE_SIZE) },
+function reclaimPool({ core }: Context, id: number): number {
+  const pool = poolOf(core, id);
+  if (pool === undefined) return -ERRNO.EINVAL;
+  const pa = pool.take();
+  if (pa < 0) return pa;
+  const status = core.donateHypToHost(pa, PAGE_SIZE);
+  if (status < 0) pool.add(pa, 1);
+  return status < 0 ? status : pa / PAGE_SIZE;
+}
+
+/** Every hypercall but `__pkvm_init` that EL2 has in any architecture. */
+export const CALLS: Readonly<Partial<Record<HypercallName, Call>>> = {
+  __pkvm_prot_finalize: { ...WHEN.boot, run: finalize },
+  __pkvm_host_share_hyp: { ...WHEN.always, run: ({ core }, pfn) => core.share(pfn * PAGE_SIZE) },
+  __pkvm_host_unshare_hyp: { ...WHEN.always, run: ({ core }, pfn) => core.unshare(pfn * PAGE_SIZE) },
   __pkvm_host_donate_hyp: {
-    ...always,
+    ...WHEN.always,
     run: ({ core }, pfn) => core.donate(pfn * PAGE_SIZE, PAGE_SIZE, OWNER.hyp),
   },
   __pkvm_hyp_donate_host: {
-    ...always,
+    ...WHEN.always,
     run: ({ core }, pfn) => core.reclaim(pfn * PAGE_SIZE, PAGE_SIZE, OWNER.hyp, PAGE_STATE.owned),
   },
-  __pkvm_init_vm: { ...protectedOnly, run: ({ vms }, base, pages, vcpus) => vms.create(base, pages, vcpus) },
+  __pkvm_topup_hyp: { ...WHEN.always, run: topup },
+  __pkvm_hyp_reclaim_pool: { ...WHEN.always, run: reclaimPool },
+  __pkvm_init_vm: { ...WHEN.protected, run: ({ vms }, base, pages, vcpus) => vms.create(base, pages, vcpus) },
   __pkvm_host_donate_guest: {
-    ...protectedOnly,
+    ...WHEN.protected,
     run: ({ vms }, handle, pfn, ipa) => vms.donatePage(handle, pfn * PAGE_SIZE, ipa),
   },
-  __pkvm_vcpu_run: { ...protectedOnly, run: ({ vms }, handle, vcpu) => vms.run(handle, vcpu) },
-  __pkvm_teardown_vm: { ...protectedOnly, run: ({ vms }, handle) => vms.teardown(handle) },
-  __pkvm_host_reclaim_page: { ...protectedOnly, run: ({ vms }, pfn) => vms.reclaimPage(pfn * PAGE_SIZE) },
-  __pkvm_iommu_set_state: iommu((driver, id, sid, pasid, state) => driver.setState(id, sid, pasid, state)),
-  __pkvm_iommu_event_queue: iommu((driver, id, op, value) => driver.eventQueue(id, op, value)),
+  __pkvm_vcpu_topup: {
+    ...WHEN.protected,
+    run: ({ vms }, handle, vcpu, pfn, count) => vms.topup(handle, vcpu, pfn * PAGE_SIZE, count),
+  },
+  __pkvm_vcpu_run: { ...WHEN.protected, run: ({ vms }, handle, vcpu) => vms.run(handle, vcpu) },
+  __pkvm_teardown_vm: { ...WHEN.protected, run: ({ vms }, handle) => vms.teardown(handle) },
+  __pkvm_host_reclaim_page: { ...WHEN.protected, run: ({ vms }, pfn) => vms.reclaimPage(pfn * PAGE_SIZE) },
+};
+
+/** Hypercalls of guests that EL2 has in any architecture. */
+export const GUEST_CALLS: Readonly<Record<number, GuestCall>> = {
+  [GUEST_CALL.memShare]: ({ vms }, handle, frame) => vms.share(handle, frameArg(frame, 1), true),
+  [GUEST_CALL.memUnshare]: ({ vms }, handle, frame) => vms.share(handle, frameArg(frame, 1), false),
 };

@@ -1,20 +1,36 @@
-import { ERRNO, LEVEL, PAGE_SIZE } from "@smmuv3/platform";
-import type { Firmware, HypCpu } from "@smmuv3/platform";
+import { POOL } from "@smmuv3/pkvm-abi";
+import { ERRNO, LEVEL, PAGE_SIZE, SpinLock } from "@smmuv3/platform";
+import type { Firmware, HypCpu, LockOrder } from "@smmuv3/platform";
 
 import { HostStage2 } from "./host-stage2.ts";
-import { HOST_PROT } from "./iommu-driver.ts";
-import type { HypIommuDriver } from "./iommu-driver.ts";
+import { HOST_PROT, LOCK_RANK } from "./iommu-driver.ts";
+import type { Iommus } from "./iommus.ts";
 import { MmioOwners } from "./mmio-owners.ts";
 import { OWNER, PAGE_STATE, PageStates } from "./page-state.ts";
 import { account, HypPool } from "./pool.ts";
+import type { PoolEnv } from "./pool.ts";
+import type { Requests } from "./requests.ts";
 import { addressBits } from "./stage2.ts";
 
 /** Called for each piece of {@link HypCore.snapshot}. Returns 0 or a negative errno. */
 export type RangeVisitor = (start: number, end: number, prot: number) => number;
 
+/** What there is of EL2 before its core. */
+export interface Surroundings extends Omit<PoolEnv, "states"> {
+  readonly firmware: Firmware;
+  readonly iommus: Iommus | undefined;
+}
+
+/** What a {@link HypCore} is made of. */
+interface Parts extends Surroundings, PoolEnv {
+  readonly pool: HypPool;
+  readonly stage2: HostStage2;
+  readonly mmio: MmioOwners;
+}
+
 /**
  * Who owns what, and how that changes. Ranges are 4K aligned; results are 0 or a negative errno, and after an error nothing
- * has changed.
+ * has changed. Each change is one critical section of the host lock.
  *
  * A page leaves the host in this order: the host's stage 2 and its TLB, the IOMMU's identity map and its TLB, then the owner on
  * record. It comes back in the reverse order, wiped.
@@ -24,45 +40,45 @@ export class HypCore {
   readonly firmware: Firmware;
   /** Bits of a physical address in use. */
   readonly addressBits: number;
+  /** Memory that the host set aside at `__pkvm_init`, and what it adds to POOL.hyp. */
   readonly pool: HypPool;
+  /** Memory of domains; empty until the host adds to POOL.iommu. */
+  readonly iommuPool: HypPool;
   readonly states: PageStates;
   readonly stage2: HostStage2;
-  readonly #mmio: MmioOwners;
-  readonly #driver: HypIommuDriver | undefined;
+  /** EL2's locks, ranked by LOCK_RANK: `new SpinLock(name, rank, core.locks)`. */
+  readonly locks: LockOrder;
+  readonly requests: Requests;
+  readonly #lock: SpinLock;
+  /** Owners of device space; changes under the host lock. */
+  readonly mmio: MmioOwners;
+  readonly #iommus: Iommus | undefined;
   readonly #donated: number;
   readonly #reclaimed: number;
-  /** The driver's identity map follows from here on. */
-  #tracked = false;
+  /** Whose identity maps follow what changes. */
+  #tracked: Iommus | undefined = undefined;
 
-  private constructor(
-    cpu: HypCpu,
-    firmware: Firmware,
-    driver: HypIommuDriver | undefined,
-    pool: HypPool,
-    states: PageStates,
-    stage2: HostStage2,
-    mmio: MmioOwners,
-  ) {
+  private constructor(parts: Parts) {
+    const { cpu, firmware, locks } = parts;
     this.cpu = cpu;
     this.firmware = firmware;
     this.addressBits = addressBits(firmware);
-    this.pool = pool;
-    this.states = states;
-    this.stage2 = stage2;
-    this.#mmio = mmio;
-    this.#driver = driver;
+    this.pool = parts.pool;
+    this.iommuPool = new HypPool(parts, POOL.iommu);
+    this.states = parts.states;
+    this.stage2 = parts.stage2;
+    this.locks = locks;
+    this.requests = parts.requests;
+    this.#lock = new SpinLock("host", LOCK_RANK.host, locks);
+    this.mmio = parts.mmio;
+    this.#iommus = parts.iommus;
     this.#donated = cpu.counters.id("pagesDonated") + LEVEL.el2;
     this.#reclaimed = cpu.counters.id("pagesReclaimed") + LEVEL.el2;
   }
 
   /** The core over the carve-out `[base, base + pages * 4K)`. Returns -EINVAL for a bad range, -ENOMEM when it is too small. */
-  static create(
-    cpu: HypCpu,
-    firmware: Firmware,
-    driver: HypIommuDriver | undefined,
-    base: number,
-    pages: number,
-  ): HypCore | number {
+  static create(hyp: Surroundings, base: number, pages: number): HypCore | number {
+    const { cpu, firmware } = hyp;
     const { memory } = cpu;
     if (base % PAGE_SIZE !== 0 || !(pages > 0) || memory.pageIndex(base) < 0) return -ERRNO.EINVAL;
     if (memory.pageIndex(base + (pages - 1) * PAGE_SIZE) < 0) return -ERRNO.EINVAL;
@@ -70,49 +86,54 @@ export class HypCore {
     const tablePages = Math.ceil((memory.pages * 4) / PAGE_SIZE);
     if (pages <= tablePages) return -ERRNO.ENOMEM;
     memory.fill(base, tablePages * PAGE_SIZE, 0);
-    const pool = new HypPool(cpu, base + tablePages * PAGE_SIZE, pages - tablePages);
+    account(cpu, "pageState", tablePages * PAGE_SIZE);
+    const states = new PageStates(memory, base);
+    const first = memory.pageIndex(base);
+    for (let page = first; page < first + tablePages; page++) states.set(page, OWNER.hyp, PAGE_STATE.owned, 1);
+    const env = { ...hyp, states };
+    const pool = new HypPool(env, POOL.hyp);
+    pool.add(base + tablePages * PAGE_SIZE, pages - tablePages, true);
     const records = pool.alloc(PAGE_SIZE, "pageState");
     if (records < 0) return records;
-    const states = new PageStates(memory, base);
     const stage2 = HostStage2.create(cpu, pool, states, addressBits(firmware));
     if (typeof stage2 === "number") return stage2;
-    account(cpu, "pageState", tablePages * PAGE_SIZE);
-    const first = memory.pageIndex(base);
-    for (let page = first; page < first + pages; page++) states.set(page, OWNER.hyp, PAGE_STATE.owned, 1);
-    return new HypCore(cpu, firmware, driver, pool, states, stage2, new MmioOwners(memory, records));
+    return new HypCore({ ...env, pool, stage2, mmio: new MmioOwners(memory, records) });
   }
 
   /**
-   * Tells `visit` what the host owns: RAM, and the device space that firmware describes. From here on changes go to the driver.
+   * Tells `visit` what the host owns: RAM, and the device space that firmware describes. From here on changes go to the drivers.
    * Stops at the first error and returns it.
    */
   snapshot(visit: RangeVisitor): number {
-    const { memory } = this.cpu;
-    const ram = this.#runs(memory.base, memory.base + memory.size, HOST_PROT.memory, visit);
-    if (ram < 0) return ram;
-    for (const { base, size } of [...this.firmware.doorbells, ...this.firmware.nodes.flatMap((node) => node.reg)]) {
-      const status = this.#runs(base - (base % PAGE_SIZE), base + size, HOST_PROT.device, visit);
-      if (status < 0) return status;
-    }
-    this.#tracked = true;
-    return 0;
+    return this.locked(() => this.#snapshot(visit));
   }
 
-  /** True when `pa` is device space that EL2 owns. */
+  /** True when `pa` is device space that is not the host's. */
   ownsMmio(pa: number): boolean {
-    return this.#mmio.overlaps(pa, 1);
+    return this.mmio.overlaps(pa, 1, OWNER.host);
   }
 
   /** True when `[pa, pa + size)` is a non-empty range of whole pages of RAM. */
   isRam(pa: number, size: number): boolean {
     const { memory } = this.cpu;
-    return (
-      pa % PAGE_SIZE === 0 &&
-      size % PAGE_SIZE === 0 &&
-      size > 0 &&
-      memory.pageIndex(pa) >= 0 &&
-      memory.pageIndex(pa + size - 1) >= 0
-    );
+    return isPages(pa, size) && memory.pageIndex(pa) >= 0 && memory.pageIndex(pa + size - 1) >= 0;
+  }
+
+  /** The host came to `ipa` and has no mapping there: makes one of what it may reach. -EPERM: it may not; -ENOMEM, -ERANGE. */
+  mapForHost(ipa: number): number {
+    return this.locked(() => {
+      const page = this.#pageOf(ipa);
+      if (page >= 0) return this.states.hostReaches(page) ? this.stage2.mapMemory(page) : -ERRNO.EPERM;
+      return this.ownsMmio(ipa) ? -ERRNO.EPERM : this.stage2.mapDevice(ipa - (ipa % PAGE_SIZE));
+    });
+  }
+
+  /** The host is deprivileged from here on. */
+  deprivilege(): void {
+    this.locked(() => {
+      this.stage2.enable();
+      return 0;
+    });
   }
 
   /** Host to EL2, in use by EL2: the host cannot have the pages back by a hypercall. */
@@ -127,132 +148,142 @@ export class HypCore {
 
   /**
    * Host to `owner`. -EINVAL: not whole pages of RAM. -EPERM: a page is not the host's alone. -EBUSY: a page is pinned. Or what
-   * the IOMMU driver returned.
+   * an IOMMU driver returned.
    */
   donate(pa: number, size: number, owner: number, pins: number = 0): number {
-    if (!this.isRam(pa, size)) return -ERRNO.EINVAL;
-    const { states } = this;
-    const first = this.cpu.memory.pageIndex(pa);
-    const end = first + size / PAGE_SIZE;
-    for (let page = first; page < end; page++) {
-      if (states.pins(page) !== 0) return states.hostOwned(page) ? -ERRNO.EBUSY : -ERRNO.EPERM;
-      if (!states.hostOwned(page) || states.state(page) !== PAGE_STATE.owned) return -ERRNO.EPERM;
-    }
-    const status = this.#takeFromHost(pa, size, HOST_PROT.memory);
-    if (status < 0) return status;
-    for (let page = first; page < end; page++) states.set(page, owner, PAGE_STATE.owned, pins);
-    this.cpu.counters.add(this.#donated, end - first);
-    return 0;
+    return this.locked(() => this.#donate(pa, size, owner, pins));
   }
 
   /** Undoes a {@link donate} of pages that nobody wrote to since. */
   cancelDonation(pa: number, size: number): void {
-    const first = this.#pageOf(pa);
-    const end = first + size / PAGE_SIZE;
-    for (let page = first; page < end; page++) this.states.set(page, OWNER.host, PAGE_STATE.owned);
-    this.#giveToHost(pa, size, HOST_PROT.memory);
-    this.cpu.counters.add(this.#donated, first - end);
+    this.locked(() => {
+      this.#setAll(pa, size, OWNER.host, PAGE_STATE.owned, 0);
+      this.cpu.counters.add(this.#donated, -size / PAGE_SIZE);
+      return this.#giveToHost(pa, size, HOST_PROT.memory);
+    });
   }
 
   /** `owner`, in `state` and with `pins`, back to the host, wiped. -EINVAL, -EPERM, -EBUSY as for {@link donate}. */
   reclaim(pa: number, size: number, owner: number, state: number, pins: number = 0): number {
-    if (!this.isRam(pa, size)) return -ERRNO.EINVAL;
-    const { states } = this;
-    const first = this.cpu.memory.pageIndex(pa);
-    const end = first + size / PAGE_SIZE;
-    for (let page = first; page < end; page++) {
-      if (states.owner(page) !== owner || states.state(page) !== state) return -ERRNO.EPERM;
-      if (states.pins(page) !== pins) return -ERRNO.EBUSY;
-    }
-    this.cpu.memory.fill(pa, size, 0);
-    for (let page = first; page < end; page++) states.set(page, OWNER.host, PAGE_STATE.owned);
-    const status = this.#giveToHost(pa, size, HOST_PROT.memory);
-    if (status < 0) {
-      for (let page = first; page < end; page++) states.set(page, owner, state, pins);
-      return status;
-    }
-    this.cpu.counters.add(this.#reclaimed, end - first);
-    return 0;
+    return this.locked(() => this.#reclaim(pa, size, owner, state, pins));
   }
 
-  /** EL2 gets access to one page of the host. -EINVAL, -EPERM as for {@link donate}. */
+  /** EL2 gets access to one page of the host. -EINVAL, -EPERM, -EBUSY as for {@link donate}. */
   share(pa: number): number {
-    if (!this.isRam(pa, PAGE_SIZE)) return -ERRNO.EINVAL;
-    const page = this.cpu.memory.pageIndex(pa);
-    if (!this.states.hostOwned(page) || this.states.state(page) !== PAGE_STATE.owned) return -ERRNO.EPERM;
-    this.states.set(page, OWNER.host, PAGE_STATE.sharedOwned);
-    return 0;
+    return this.#move(pa, OWNER.host, PAGE_STATE.owned, PAGE_STATE.sharedOwned);
   }
 
   /** Undoes {@link share}. -EBUSY: EL2 has it pinned. */
   unshare(pa: number): number {
-    if (!this.isRam(pa, PAGE_SIZE)) return -ERRNO.EINVAL;
-    const page = this.cpu.memory.pageIndex(pa);
-    if (!this.states.hostOwned(page) || this.states.state(page) !== PAGE_STATE.sharedOwned) return -ERRNO.EPERM;
-    if (this.states.pins(page) !== 0) return -ERRNO.EBUSY;
-    this.states.set(page, OWNER.host, PAGE_STATE.owned);
-    return 0;
+    return this.#move(pa, OWNER.host, PAGE_STATE.sharedOwned, PAGE_STATE.owned);
+  }
+
+  /** The host gets access to one page of VM `owner`. -EPERM, -EBUSY as for {@link donate}, or what an IOMMU driver returned. */
+  shareWithHost(pa: number, owner: number): number {
+    return this.#move(pa, owner, PAGE_STATE.owned, PAGE_STATE.sharedOwned, () =>
+      this.#giveToHost(pa, PAGE_SIZE, HOST_PROT.memory),
+    );
+  }
+
+  /** Undoes {@link shareWithHost}: complete on return. */
+  unshareWithHost(pa: number, owner: number): number {
+    return this.#move(pa, owner, PAGE_STATE.sharedOwned, PAGE_STATE.owned, () =>
+      this.#takeFromHost(pa, PAGE_SIZE, HOST_PROT.memory),
+    );
   }
 
   /** Keeps the shared pages under `[pa, pa + size)`, any alignment, shared and where they are. */
   pinShared(pa: number, size: number): number {
-    return this.#pinPages(pa, size, false);
+    return this.locked(() => this.pinPages(pa, size, OWNER.host, PAGE_STATE.sharedOwned));
   }
 
   /** {@link pinShared} of pages that the host need not have shared: EL2 acts for a host that does not know of it. */
   pinLent(pa: number, size: number): number {
-    return this.#pinPages(pa, size, true);
+    return this.locked(() => this.pinPages(pa, size, OWNER.host, PAGE_STATE.lent));
   }
 
   /** Undoes {@link pinShared} or {@link pinLent} for the same range. */
   unpin(pa: number, size: number): void {
-    this.#unpinPages(this.#pageOf(pa), this.#pageOf(pa + size - 1) + 1);
+    this.locked(() => {
+      this.#unpinPages(this.#pageOf(pa), this.#pageOf(pa + size - 1) + 1);
+      return 0;
+    });
   }
 
-  /** Device pages to EL2. -EINVAL: not whole pages, or RAM. -EPERM: EL2 owns one already. */
-  donateMmio(base: number, size: number): number {
-    const { memory } = this.cpu;
-    const aligned = base % PAGE_SIZE === 0 && size % PAGE_SIZE === 0 && size > 0 && base >= 0;
-    if (!aligned || base + size > 2 ** this.addressBits) return -ERRNO.EINVAL;
-    if (base < memory.base + memory.size && memory.base < base + size) return -ERRNO.EINVAL;
-    if (this.#mmio.overlaps(base, size)) return -ERRNO.EPERM;
-    const status = this.#takeFromHost(base, size, HOST_PROT.device);
-    if (status < 0) return status;
-    const recorded = this.#mmio.add(base, size);
-    if (recorded < 0) this.#giveToHost(base, size, HOST_PROT.device);
-    return recorded;
+  /** Device pages of the host to `owner`. -EINVAL: not whole pages, or RAM. -EPERM: not the host's, or its devices may reach them. */
+  donateMmio(base: number, size: number, owner: number = OWNER.hyp): number {
+    return this.locked(() => {
+      if (!this.isDevice(base, size)) return -ERRNO.EINVAL;
+      if (this.mmio.overlaps(base, size)) return -ERRNO.EPERM;
+      const status = this.#takeFromHost(base, size, HOST_PROT.device);
+      if (status < 0) return status;
+      const recorded = this.mmio.add(base, size, owner);
+      if (recorded < 0) this.#giveToHost(base, size, HOST_PROT.device);
+      return recorded;
+    });
   }
 
   /** Undoes {@link donateMmio} for the same range. */
-  returnMmio(base: number, size: number): number {
-    const status = this.#mmio.remove(base, size);
-    return status < 0 ? status : this.#giveToHost(base, size, HOST_PROT.device);
+  returnMmio(base: number, size: number, owner: number = OWNER.hyp): number {
+    return this.locked(() => {
+      const status = this.mmio.remove(base, size, owner);
+      return status < 0 ? status : this.#giveToHost(base, size, HOST_PROT.device);
+    });
   }
 
-  #takeFromHost(pa: number, size: number, prot: number): number {
-    this.stage2.unmap(pa, size);
-    if (!this.#tracked || this.#driver === undefined) return 0;
-    const status = this.#driver.hostStage2Idmap(pa, pa + size, HOST_PROT.none);
-    if (status < 0) this.#giveToHost(pa, size, prot);
-    return status;
+  /** What VM `owner` has waits to be reclaimed; nothing of it is in use. Returns pages and device ranges. */
+  retire(owner: number): number {
+    const { states } = this;
+    return this.locked(() => {
+      let count = this.mmio.count(owner);
+      for (let page = 0; page < this.cpu.memory.pages; page++) {
+        if (states.owner(page) !== owner) continue;
+        states.set(page, owner, states.hostReaches(page) ? PAGE_STATE.reclaimShared : PAGE_STATE.reclaim);
+        count++;
+      }
+      return count;
+    });
   }
 
-  /** The host's stage 2 is filled when the host comes. */
-  #giveToHost(pa: number, size: number, prot: number): number {
-    if (!this.#tracked || this.#driver === undefined) return 0;
-    return this.#driver.hostStage2Idmap(pa, pa + size, prot);
+  /** One page, or device page, that {@link retire} left, back to the host. Errors as for {@link reclaim}. */
+  reclaimRetired(pa: number, owner: number): number {
+    const page = this.#pageOf(pa);
+    if (page < 0) return this.returnMmio(pa, PAGE_SIZE, owner);
+    const shared = this.states.hostReaches(page);
+    return this.reclaim(pa, PAGE_SIZE, owner, shared ? PAGE_STATE.reclaimShared : PAGE_STATE.reclaim);
   }
 
-  #pageOf(pa: number): number {
-    return this.cpu.memory.pageIndex(pa);
+  /** Owner on record of the page, or device page, at `pa`. */
+  ownerOf(pa: number): number {
+    const page = this.#pageOf(pa);
+    return page < 0 ? this.mmio.ownerOf(pa) : this.states.owner(page);
   }
 
-  #pinPages(pa: number, size: number, lend: boolean): number {
+  /** Runs `run` under the host lock. */
+  locked(run: () => number): number {
+    this.#lock.lock(this.cpu);
+    const result = run();
+    this.#lock.unlock(this.cpu);
+    return result;
+  }
+
+  /** True for whole pages of device space. */
+  isDevice(base: number, size: number): boolean {
+    const { memory } = this.cpu;
+    if (!isPages(base, size) || base + size > 2 ** this.addressBits) return false;
+    return base >= memory.base + memory.size || base + size <= memory.base;
+  }
+
+  /**
+   * Keeps the pages under `[pa, pa + size)`, all of `owner` and in state `want`, where they are and in that state; the caller is
+   * {@link locked}. -EINVAL: not RAM. -EPERM: another owner or state. -EBUSY: too many pins.
+   */
+  pinPages(pa: number, size: number, owner: number, want: number): number {
     const first = this.#pageOf(pa);
     const last = this.#pageOf(pa + size - 1);
     if (!(size > 0) || first < 0 || last < first) return -ERRNO.EINVAL;
     for (let page = first; page <= last; page++) {
-      const status = this.#pinPage(page, lend);
+      const status = this.#pinPage(page, owner, want);
       if (status < 0) {
         this.#unpinPages(first, page);
         return status;
@@ -261,12 +292,95 @@ export class HypCore {
     return 0;
   }
 
-  #pinPage(page: number, lend: boolean): number {
+  #snapshot(visit: RangeVisitor): number {
+    const { memory } = this.cpu;
+    const ram = this.#runs(memory.base, memory.base + memory.size, HOST_PROT.memory, visit);
+    if (ram < 0) return ram;
+    for (const { base, size } of [...this.firmware.doorbells, ...this.firmware.nodes.flatMap((node) => node.reg)]) {
+      const status = this.#runs(base - (base % PAGE_SIZE), base + size, HOST_PROT.device, visit);
+      if (status < 0) return status;
+    }
+    this.#tracked = this.#iommus;
+    return 0;
+  }
+
+  #donate(pa: number, size: number, owner: number, pins: number): number {
+    if (!this.isRam(pa, size)) return -ERRNO.EINVAL;
     const { states } = this;
-    if (!states.hostOwned(page)) return -ERRNO.EPERM;
+    const first = this.#pageOf(pa);
+    const end = first + size / PAGE_SIZE;
+    for (let page = first; page < end; page++) {
+      if (states.pins(page) !== 0) return states.hostOwned(page) ? -ERRNO.EBUSY : -ERRNO.EPERM;
+      if (!states.hostOwned(page) || states.state(page) !== PAGE_STATE.owned) return -ERRNO.EPERM;
+    }
+    const status = this.#takeFromHost(pa, size, HOST_PROT.memory);
+    if (status < 0) return status;
+    this.#setAll(pa, size, owner, PAGE_STATE.owned, pins);
+    this.cpu.counters.add(this.#donated, end - first);
+    return 0;
+  }
+
+  #reclaim(pa: number, size: number, owner: number, state: number, pins: number): number {
+    if (!this.isRam(pa, size)) return -ERRNO.EINVAL;
+    const { states } = this;
+    const first = this.#pageOf(pa);
+    const end = first + size / PAGE_SIZE;
+    for (let page = first; page < end; page++) {
+      if (states.owner(page) !== owner || states.state(page) !== state) return -ERRNO.EPERM;
+      if (states.pins(page) !== pins) return -ERRNO.EBUSY;
+    }
+    this.cpu.memory.fill(pa, size, 0);
+    const hadAccess = states.hostReaches(first);
+    this.#setAll(pa, size, OWNER.host, PAGE_STATE.owned, 0);
+    const status = hadAccess ? 0 : this.#giveToHost(pa, size, HOST_PROT.memory);
+    if (status < 0) this.#setAll(pa, size, owner, state, pins);
+    else this.cpu.counters.add(this.#reclaimed, end - first);
+    return status;
+  }
+
+  /** One page of `owner`, not pinned, from a state to another once `follow` has succeeded. */
+  #move(pa: number, owner: number, from: number, to: number, follow: () => number = () => 0): number {
+    return this.locked(() => {
+      if (!this.isRam(pa, PAGE_SIZE)) return -ERRNO.EINVAL;
+      const { states } = this;
+      const page = this.#pageOf(pa);
+      if (states.owner(page) !== owner || states.state(page) !== from) return -ERRNO.EPERM;
+      if (states.pins(page) !== 0) return -ERRNO.EBUSY;
+      const status = follow();
+      if (status === 0) states.set(page, owner, to);
+      return status;
+    });
+  }
+
+  #setAll(pa: number, size: number, owner: number, state: number, pins: number): void {
+    const first = this.#pageOf(pa);
+    for (let page = first; page < first + size / PAGE_SIZE; page++) this.states.set(page, owner, state, pins);
+  }
+
+  #takeFromHost(pa: number, size: number, prot: number): number {
+    this.stage2.unmap(pa, size);
+    return this.#tracked?.revoke(pa, pa + size, prot) ?? 0;
+  }
+
+  /** The host's stage 2 is filled when the host comes. */
+  #giveToHost(pa: number, size: number, prot: number): number {
+    return this.#tracked?.grant(pa, pa + size, prot) ?? 0;
+  }
+
+  #pageOf(pa: number): number {
+    return this.cpu.memory.pageIndex(pa);
+  }
+
+  #pinPage(page: number, owner: number, want: number): number {
+    const { states } = this;
     const state = states.state(page);
-    if (!lend && state !== PAGE_STATE.sharedOwned) return -ERRNO.EPERM;
-    if (state === PAGE_STATE.owned) states.set(page, OWNER.host, PAGE_STATE.lent);
+    if (states.owner(page) !== owner) return -ERRNO.EPERM;
+    if (want === PAGE_STATE.lent && state === PAGE_STATE.owned) {
+      if (states.pins(page) !== 0) return -ERRNO.EBUSY;
+      states.set(page, owner, PAGE_STATE.lent);
+    } else if (state !== want && !(want === PAGE_STATE.lent && state === PAGE_STATE.sharedOwned)) {
+      return -ERRNO.EPERM;
+    }
     return states.pin(page);
   }
 
@@ -275,7 +389,7 @@ export class HypCore {
     for (let page = first; page < end; page++) {
       states.unpin(page);
       if (states.pins(page) === 0 && states.state(page) === PAGE_STATE.lent) {
-        states.set(page, OWNER.host, PAGE_STATE.owned);
+        states.set(page, states.owner(page), PAGE_STATE.owned);
       }
     }
   }
@@ -296,6 +410,11 @@ export class HypCore {
   #belongsToHost(pa: number, prot: number): boolean {
     const page = this.#pageOf(pa);
     if (prot === HOST_PROT.memory) return this.states.hostOwned(page);
-    return page < 0 && !this.#mmio.overlaps(pa, PAGE_SIZE);
+    return page < 0 && !this.ownsMmio(pa);
   }
+}
+
+/** True for a non-empty range of whole pages. */
+function isPages(base: number, size: number): boolean {
+  return base % PAGE_SIZE === 0 && size % PAGE_SIZE === 0 && size > 0 && base >= 0;
 }

@@ -12,6 +12,8 @@ export const HOST_VMID = 0;
 /** Leaves of one last-level table. */
 const LEAVES = 512;
 const WINDOW = LEAVES * PAGE_SIZE;
+/** What one entry of level 1 covers. */
+const GIB = 2 ** 30;
 const MEMORY = IOMMU_PROT.READ | IOMMU_PROT.WRITE | IOMMU_PROT.CACHE;
 const DEVICE = IOMMU_PROT.READ | IOMMU_PROT.WRITE | IOMMU_PROT.MMIO | IOMMU_PROT.NOEXEC;
 
@@ -21,31 +23,29 @@ const DEVICE = IOMMU_PROT.READ | IOMMU_PROT.WRITE | IOMMU_PROT.MMIO | IOMMU_PROT
  */
 export class HostStage2 {
   readonly #cpu: HypCpu;
-  readonly #pool: HypPool;
   readonly #states: PageStates;
-  readonly #bits: number;
   readonly #tableWrites: number;
-  #table: IoPgtable;
-  #inEffect = false;
+  readonly #table: IoPgtable;
 
-  private constructor(cpu: HypCpu, pool: HypPool, states: PageStates, bits: number, table: IoPgtable) {
+  private constructor(cpu: HypCpu, states: PageStates, table: IoPgtable) {
     this.#cpu = cpu;
-    this.#pool = pool;
     this.#states = states;
-    this.#bits = bits;
     this.#table = table;
     this.#tableWrites = cpu.counters.id("tableWrites") + LEVEL.el2;
   }
 
   /** Empty tables, or -ENOMEM. */
   static create(cpu: HypCpu, pool: HypPool, states: PageStates, bits: number): HostStage2 | number {
-    const table = newStage2(cpu, pool, "hostStage2", bits);
-    return typeof table === "number" ? table : new HostStage2(cpu, pool, states, bits, table);
+    const flushWalk = (): void => {
+      cpu.barrier();
+      cpu.tlbiAll();
+    };
+    const table = newStage2(cpu, pool, "hostStage2", bits, { flushAll: flushWalk, flushWalk, addPage: () => {} });
+    return typeof table === "number" ? table : new HostStage2(cpu, states, table);
   }
 
   /** From now on the host reaches what the tables say. */
   enable(): void {
-    this.#inEffect = true;
     this.#cpu.setHostStage2(regimeOf(this.#table, HOST_VMID));
     this.#cpu.tlbiAll();
   }
@@ -76,7 +76,7 @@ export class HostStage2 {
   #mapOne(pa: number, prot: number): number {
     let status = this.#map(pa, 1, prot);
     if (status === -ERRNO.ENOMEM) {
-      this.#rebuild();
+      this.#drop();
       status = this.#map(pa, 1, prot);
     }
     // A stale abort: the leaf came while this one was on its way.
@@ -95,12 +95,8 @@ export class HostStage2 {
     return true;
   }
 
-  /** Drops every mapping: tables that only hold old device mappings become free memory. */
-  #rebuild(): void {
-    this.#table.free();
-    const table = newStage2(this.#cpu, this.#pool, "hostStage2", this.#bits);
-    if (typeof table === "number") this.#cpu.panic("host stage 2: the memory of the old tables is gone");
-    this.#table = table;
-    if (this.#inEffect) this.enable();
+  /** Drops every mapping: tables that only hold old device mappings become free memory, once no walk can use them. */
+  #drop(): void {
+    for (let at = 0; at < 2 ** this.#table.ias; at += GIB) this.#table.unmapPages(at, GIB, 1, null);
   }
 }

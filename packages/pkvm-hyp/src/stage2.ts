@@ -33,9 +33,15 @@ export function regimeOf(table: IoPgtable, vmid: number): Stage2Regime {
 
 /**
  * Empty stage-2 tables of `bits` address bits, with memory from `pool`, or -ENOMEM. Mapping what is mapped gives -EEXIST and
- * unmapping a hole 0 bytes, both without a warning.
+ * unmapping a hole 0 bytes, both without a warning. `tlb` matters for those that free tables while they are walked.
  */
-export function newStage2(cpu: HypCpu, pool: HypPool, purpose: PoolPurpose, bits: number): IoPgtable | number {
+export function newStage2(
+  cpu: HypCpu,
+  pool: HypPool,
+  purpose: PoolPurpose,
+  bits: number,
+  tlb: IommuFlushOps = NO_FLUSH,
+): IoPgtable | number {
   try {
     return allocIoPgtable("64_S2", {
       memory: cpu.memory,
@@ -44,7 +50,7 @@ export function newStage2(cpu: HypCpu, pool: HypPool, purpose: PoolPurpose, bits
       oas: bits,
       coherentWalk: true,
       quirks: IO_PGTABLE_QUIRK.NO_WARN,
-      tlb: NO_FLUSH,
+      tlb,
       alloc: (bytes) => pool.alloc(bytes, purpose),
       free: (pa, bytes) => {
         pool.free(pa, bytes, purpose);

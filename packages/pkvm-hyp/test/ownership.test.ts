@@ -1,11 +1,12 @@
 // Page ownership against a ledger: the same moves on EL2 and on a Map, compared after each one.
+import { GUEST_CALL, POOL } from "@smmuv3/pkvm-abi";
 import type { HypercallName } from "@smmuv3/pkvm-abi";
 import { ABORT_ACTION, ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { OWNER, PAGE_STATE } from "../src/index.ts";
+import { OWNER, PAGE_STATE, paging } from "../src/index.ts";
 import type { FakeHypCpu } from "./fake-cpu.ts";
-import { boot, page, pfn } from "./host.ts";
+import { boot, page, pfn, RecordingPaging } from "./host.ts";
 import type { Booted } from "./host.ts";
 
 const COUNT = 24;
@@ -27,7 +28,7 @@ interface Page {
 
 interface Vm {
   alive: boolean;
-  readonly ipas: Set<number>;
+  readonly ipas: Map<number, number>;
 }
 
 class Ledger {
@@ -35,6 +36,8 @@ class Ledger {
   readonly vms: Map<number, Vm> = new Map<number, Vm>();
   /** Ranges that EL2 has pinned. */
   readonly pinned: (readonly [pa: number, size: number])[] = [];
+  /** What the host's devices reach through its domain. */
+  readonly mapped: Map<number, number> = new Map<number, number>();
 
   get(pa: number): Page {
     return this.pages.get(pa)!;
@@ -46,9 +49,12 @@ class Ledger {
 
   /** What keeps the host from giving `pas` away: the first page that is not its alone. */
   donation(pas: readonly number[]): number {
-    const taken = pas.map((pa) => this.get(pa)).find(({ owner, state }) => owner !== OWNER.host || state !== PAGE_STATE.owned);
-    if (taken === undefined) return 0;
-    return taken.owner === OWNER.host && taken.pins > 0 ? -EBUSY : -EPERM;
+    for (const pa of pas) {
+      const { owner, state, pins } = this.get(pa);
+      if (owner === OWNER.host && pins > 0) return -EBUSY;
+      if (owner !== OWNER.host || state !== PAGE_STATE.owned) return -EPERM;
+    }
+    return 0;
   }
 
   /** What keeps `pas` from going back to the host. */
@@ -59,6 +65,12 @@ class Ledger {
       if (had.pins !== pins) return -EBUSY;
     }
     return 0;
+  }
+
+  /** The host may reach the page: its own, or one that a VM shares. */
+  reachable(pa: number): boolean {
+    const { owner, state } = this.get(pa);
+    return owner === OWNER.host || state === PAGE_STATE.sharedOwned || state === PAGE_STATE.reclaimShared;
   }
 
   owned(owner: number): number[] {
@@ -84,12 +96,14 @@ function compare(ledger: Ledger, { cpu, core, driver }: Booted): void {
   const { states } = core;
   const real = PAGES.map((pa) => {
     const at = cpu.memory.pageIndex(pa);
-    const mark = ledger.get(pa).mark === undefined ? undefined : cpu.memory.load32(pa + MARK);
-    return { owner: states.owner(at), state: states.state(at), pins: states.pins(at), mark };
+    // Tables of a VM are pages of its pool, which has states of its own.
+    if (ledger.get(pa).mark === undefined) return { ...ledger.get(pa), owner: states.owner(at) };
+    return { owner: states.owner(at), state: states.state(at), pins: states.pins(at), mark: cpu.memory.load32(pa + MARK) };
   });
   expect(real).toEqual(PAGES.map((pa) => ledger.get(pa)));
-  expect(PAGES.filter((pa) => driver.dma.has(pa))).toEqual(ledger.owned(OWNER.host));
-  expect(PAGES.filter((pa) => reaches(cpu, pa) && ledger.get(pa).owner !== OWNER.host)).toEqual([]);
+  expect(PAGES.filter((pa) => driver.dma.has(pa))).toEqual(PAGES.filter((pa) => ledger.reachable(pa)));
+  expect(PAGES.filter((pa) => reaches(cpu, pa) && !ledger.reachable(pa))).toEqual([]);
+  for (const domain of driver.paging.domains) expect([...RecordingPaging.leaves(domain)].sort()).toEqual([...ledger.mapped].sort());
 }
 
 type Move = fc.Command<Ledger, Booted>;
@@ -132,12 +146,14 @@ function takeBack(ledger: Ledger, real: Booted, pas: readonly number[], allowed:
 
 function pin(ledger: Ledger, { core }: Booted, pa: number, size: number, lend: boolean): void {
   const pas = PAGES.filter((one) => one + PAGE_SIZE > pa && one < pa + size);
-  const open = pas.every((one) => {
-    const { owner, state } = ledger.get(one);
-    return owner === OWNER.host && (lend || state === PAGE_STATE.sharedOwned);
+  const refusals = pas.map((one) => {
+    const { owner, state, pins } = ledger.get(one);
+    if (owner !== OWNER.host || (!lend && state !== PAGE_STATE.sharedOwned)) return -EPERM;
+    return state === PAGE_STATE.owned && pins > 0 ? -EBUSY : 0;
   });
-  expect(lend ? core.pinLent(pa, size) : core.pinShared(pa, size)).toBe(open ? 0 : -EPERM);
-  if (!open) return;
+  const status = refusals.find((one) => one < 0) ?? 0;
+  expect(lend ? core.pinLent(pa, size) : core.pinShared(pa, size)).toBe(status);
+  if (status < 0) return;
   for (const one of pas) {
     const { state, pins } = ledger.get(one);
     ledger.set(one, { state: state === PAGE_STATE.owned ? PAGE_STATE.lent : state, pins: pins + 1 });
@@ -165,7 +181,7 @@ function initVm(ledger: Ledger, { cpu, driver }: Booted, area: number, refuse: b
   expect(status).toBe(allowed < 0 ? allowed : refuse ? -ETIMEDOUT : handle);
   if (status < 0) return;
   for (const pa of pas) ledger.set(pa, { owner: ownerOf(handle), mark: undefined });
-  ledger.vms.set(handle, { alive: true, ipas: new Set() });
+  ledger.vms.set(handle, { alive: true, ipas: new Map() });
 }
 
 function donateGuest(ledger: Ledger, real: Booted, handle: number, pa: number, ipa: number): void {
@@ -175,7 +191,7 @@ function donateGuest(ledger: Ledger, real: Booted, handle: number, pa: number, i
   expect(real.cpu.call("__pkvm_host_donate_guest", handle, pfn(pa), ipa)).toBe(expected);
   if (expected < 0) return;
   real.cpu.memory.store32(pa + MARK, SECRET);
-  vm!.ipas.add(ipa);
+  vm!.ipas.set(ipa, pa);
   ledger.set(pa, { owner: ownerOf(handle), mark: SECRET });
 }
 
@@ -184,13 +200,53 @@ function teardown(ledger: Ledger, { cpu }: Booted, handle: number): void {
   expect(cpu.call("__pkvm_teardown_vm", handle)).toBe(vm?.alive === true ? 0 : -ENOENT);
   if (vm?.alive !== true) return;
   vm.alive = false;
-  for (const pa of ledger.owned(ownerOf(handle))) ledger.set(pa, { state: PAGE_STATE.reclaim });
+  for (const pa of ledger.owned(ownerOf(handle))) {
+    ledger.set(pa, { state: ledger.reachable(pa) ? PAGE_STATE.reclaimShared : PAGE_STATE.reclaim });
+  }
+}
+
+/** The guest shares its page, or no longer; nothing happens when the IOMMU does not follow. */
+function guestShare(ledger: Ledger, real: Booted, handle: number, ipa: number, share: boolean, refuse: boolean): void {
+  const vm = ledger.vms.get(handle);
+  const pa = vm?.alive === true ? vm.ipas.get(ipa) : undefined;
+  const from = share ? PAGE_STATE.owned : PAGE_STATE.sharedOwned;
+  const open = pa !== undefined && ledger.get(pa).state === from && !refuse;
+  if (share) real.driver.refuseMap = refuse ? -ENOMEM : 0;
+  else real.driver.refuse = refuse ? -ETIMEDOUT : 0;
+  const [status] = real.cpu.guest(handle, share ? GUEST_CALL.memShare : GUEST_CALL.memUnshare, ipa);
+  real.driver.refuseMap = 0;
+  real.driver.refuse = 0;
+  expect(status).toBe(open ? 0 : -3);
+  if (open) ledger.set(pa, { state: share ? PAGE_STATE.sharedOwned : PAGE_STATE.owned });
+}
+
+function mapDma(ledger: Ledger, { cpu }: Booted, pa: number, iova: number): void {
+  const { owner, state, pins } = ledger.get(pa);
+  const allowed = owner === OWNER.host && state === PAGE_STATE.owned;
+  const taken = ledger.mapped.has(iova);
+  const status = cpu.call("__pkvm_iommu_map_pages", 2, iova, pa, PAGE_SIZE, 1, 3);
+  expect(status).toBe(!allowed ? -EPERM : taken ? -EEXIST : PAGE_SIZE);
+  if (status < 0) return;
+  ledger.mapped.set(iova, pa);
+  ledger.set(pa, { pins: pins + 1 });
+}
+
+function unmapDma(ledger: Ledger, { cpu, driver }: Booted, iova: number, refuse: boolean): void {
+  const pa = ledger.mapped.get(iova);
+  driver.paging.refuse = refuse ? -ETIMEDOUT : 0;
+  const status = cpu.call("__pkvm_iommu_unmap_pages", 2, iova, PAGE_SIZE, 1);
+  driver.paging.refuse = 0;
+  expect(status).toBe(refuse ? -ETIMEDOUT : pa === undefined ? 0 : PAGE_SIZE);
+  if (status <= 0) return;
+  ledger.mapped.delete(iova);
+  ledger.set(pa!, { pins: ledger.get(pa!).pins - 1 });
 }
 
 function reclaim(ledger: Ledger, real: Booted, pa: number, refuse: boolean): void {
   const { owner, state } = ledger.get(pa);
-  const allowed = owner >= OWNER.firstVm && state === PAGE_STATE.reclaim ? 0 : -EPERM;
-  takeBack(ledger, real, [pa], allowed, refuse, () => real.cpu.call("__pkvm_host_reclaim_page", pfn(pa)));
+  const allowed = state === PAGE_STATE.reclaim || state === PAGE_STATE.reclaimShared ? 0 : -EPERM;
+  // What the host reached all along needs nothing of the IOMMU.
+  takeBack(ledger, real, [pa], allowed, refuse && state !== PAGE_STATE.reclaimShared, () => real.cpu.call("__pkvm_host_reclaim_page", pfn(pa)));
   // The handle is free again with the last page.
   if (ledger.owned(owner).length === 0) ledger.vms.delete(owner - OWNER.firstVm + 1);
 }
@@ -213,6 +269,7 @@ const { owned, sharedOwned } = PAGE_STATE;
 const somePage = fc.oneof({ weight: 3, arbitrary: fc.nat(5) }, { weight: 1, arbitrary: fc.nat(COUNT - 1) }).map((at) => PAGES[at]!);
 const refuse = fc.boolean().chain((one) => (one ? fc.boolean() : fc.constant(false)));
 const handle = fc.oneof({ weight: 3, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.nat(4) });
+const iova = fc.constantFrom(0, PAGE_SIZE, 2 * PAGE_SIZE);
 const area = fc.nat(COUNT / VM_PAGES - 1);
 const range = fc.record({ at: fc.nat(8), count: fc.integer({ min: 1, max: 3 }) }).map(({ at, count }) => PAGES.slice(at, at + count));
 const bytes = fc.record({ at: somePage, offset: fc.nat(PAGE_SIZE - 1), size: fc.oneof(fc.constant(1), fc.nat(2 * PAGE_SIZE)) }).map(({ at, offset, size }) => {
@@ -250,8 +307,12 @@ const MOVES: fc.Arbitrary<Move>[] = [
   })),
   handle.map((vm) => move(`destroy VM ${vm}`, (l, r) => { teardown(l, r, vm); })),
   fc.tuple(somePage, refuse).map(([pa, no]) => move(`reclaim ${list([pa])} refused=${no}`, (l, r) => { reclaim(l, r, pa, no); })),
+  fc.tuple(handle, fc.constantFrom(...IPAS), fc.boolean(), refuse).map(([vm, ipa, share, no]) =>
+    move(`VM ${vm} ${share ? "shares" : "unshares"} ${ipa} refused=${no}`, (l, r) => { guestShare(l, r, vm, ipa, share, no); })),
+  fc.tuple(somePage, iova).map(([pa, at]) => move(`map ${list([pa])} at ${at}`, (l, r) => { mapDma(l, r, pa, at); })),
+  fc.tuple(iova, refuse).map(([at, no]) => move(`unmap ${at} refused=${no}`, (l, r) => { unmapDma(l, r, at, no); })),
   somePage.map((pa) => move(`access ${list([pa])}`, (l, r) => {
-    const hosts = l.get(pa).owner === OWNER.host;
+    const hosts = l.reachable(pa);
     expect(r.cpu.abort(pa)).toBe(hosts ? ABORT_ACTION.retry : ABORT_ACTION.inject);
     expect(reaches(r.cpu, pa)).toBe(hosts);
   })),
@@ -262,7 +323,9 @@ test("every sequence of moves leaves what the ledger says", () => {
     fc.property(fc.commands(MOVES, { maxCommands: 100, size: "max" }), (moves) => {
       fc.modelRun(() => {
         const model = new Ledger();
-        const real = boot();
+        const real = boot(true, [paging]);
+        real.cpu.call("__pkvm_topup_hyp", POOL.iommu, pfn(page(304)), 1);
+        real.cpu.call("__pkvm_iommu_alloc_domain", 0, 2, 1);
         PAGES.forEach((pa, at) => {
           real.cpu.memory.store32(pa + MARK, at + 1);
           model.pages.set(pa, { owner: OWNER.host, state: PAGE_STATE.owned, pins: 0, mark: at + 1 });

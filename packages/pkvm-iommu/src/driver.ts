@@ -1,20 +1,17 @@
-import { BOOT_DMA_PROPERTY, ERRNO } from "@smmuv3/platform";
+import { ERRNO } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
 import type { Device, Driver, KernelContext } from "@smmuv3/driver-core";
-import { IommuDomain } from "@smmuv3/iommu-core";
 import type { IommuCore, IommuInstance, IommuOps } from "@smmuv3/iommu-core";
-import { hypercall, IOMMU_NO_PASID, IOMMU_STATE } from "@smmuv3/pkvm-abi";
+import { PvIommu } from "@smmuv3/pkvm-iommu-lib";
+import type { PvPaging } from "@smmuv3/pkvm-iommu-lib";
 
 export interface PkvmIommuOptions {
   /** EL2's number of the IOMMU. */
   readonly iommu: number;
   /** Firmware node of the physical IOMMU: clients name it, and it is where the instance is found. */
   readonly node: FirmwareNode;
-}
-
-/** State of a stream whose device is attached to `domain`; a device without one is blocked. */
-function stateOf(domain: IommuDomain | undefined): number {
-  return domain?.type === "identity" ? IOMMU_STATE.identity : IOMMU_STATE.blocking;
+  /** Offer domains that translate; those that EL2 does not have are not there either. */
+  readonly paging?: PvPaging | undefined;
 }
 
 /**
@@ -22,40 +19,29 @@ function stateOf(domain: IommuDomain | undefined): number {
  * one hypercall per stream, and a device is a list of stream numbers from firmware.
  */
 export function pkvmIommuDriver(ctx: KernelContext, core: IommuCore, options: PkvmIommuOptions): Driver {
-  const { iommu, node } = options;
-
-  const setState = (dev: Device, state: number, old: number): number => {
-    const ids = core.fwspecOf(dev)?.ids ?? [];
-    const set = (id: number, to: number): number =>
-      hypercall(ctx.cpu, "__pkvm_iommu_set_state", iommu, id, IOMMU_NO_PASID, to);
-    for (let i = 0; i < ids.length; i++) {
-      const status = set(ids[i]!, state);
-      if (status === 0) continue;
-      // The streams of a device change together or not at all.
-      while (--i >= 0) set(ids[i]!, old);
-      return status;
-    }
-    return 0;
-  };
-  const fixedDomain = (type: "identity" | "blocked"): IommuDomain =>
-    new IommuDomain({
-      type,
-      ops: { attachDev: (domain, dev, old) => setState(dev, stateOf(domain), stateOf(old)) },
-    });
-
-  const ops: IommuOps = {
-    identityDomain: fixedDomain("identity"),
-    blockedDomain: fixedDomain("blocked"),
-    ofXlate: () => 0,
-    // Asks for the state that the streams have since the take-over: a stream that EL2 does not have, or has no memory for, is
-    // refused here, and attaching a device cannot fail later. DMA that is active at boot is not interrupted.
-    probeDevice(dev) {
-      const bootDma = dev.node?.properties[BOOT_DMA_PROPERTY] !== undefined;
-      const state = bootDma ? IOMMU_STATE.identity : IOMMU_STATE.blocking;
-      return setState(dev, state, state);
+  const { iommu, node, paging } = options;
+  const pv = new PvIommu(ctx, {
+    iommu,
+    idsOf: (dev) => {
+      const fwspec = core.fwspecOf(dev);
+      return fwspec?.instance.ops === ops ? fwspec.ids : [];
     },
+    paging,
+  });
+  const ops: IommuOps = {
+    identityDomain: pv.identityDomain,
+    blockedDomain: pv.blockedDomain,
+    ofXlate: () => 0,
+    probeDevice: (dev) => pv.probe(dev),
     releaseDevice: () => {},
     deviceGroup: (dev) => core.genericGroup(dev),
+    ...(paging === undefined
+      ? {}
+      : {
+          domainAllocPaging: (dev: Device) => pv.allocPaging(dev),
+          // An unmap is complete on return; what the flush queue defers is the reuse of IOVAs.
+          capable: (_: Device, capability: string) => capability === "deferred-flush",
+        }),
   };
 
   let instance: IommuInstance | undefined;

@@ -2,11 +2,14 @@ import * as abi from "@smmuv3/pkvm-abi";
 import { createKernel } from "@smmuv3/driver-core";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
 import { IommuCore, IommuDomain } from "@smmuv3/iommu-core";
+import type { IommuCoreOptions } from "@smmuv3/iommu-core";
 import { IOMMU_STATE } from "@smmuv3/pkvm-abi";
 import { ERRNO } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
+import { DomainIds, PvDomain } from "@smmuv3/pkvm-iommu-lib";
 import { pkvmIommuDriver, streamOwner } from "../src/index.ts";
+import type { PkvmIommuOptions } from "../src/index.ts";
 import { FakeCpu, firmware, node, smmuNode } from "@smmuv3/fake-cpu";
 
 const { blocking, identity } = IOMMU_STATE;
@@ -27,14 +30,20 @@ function client(name: string, ids: number[], fields: Partial<FirmwareNode> = {},
   return node(name, { compatible: ["test,client"], iommus: ids.map((id) => ({ iommu, id })), ...fields });
 }
 
-function setUp(clients: FirmwareNode[], prepare: (cpu: FakeCpu<abi.HypercallName>) => void = () => {}): Setup {
+const LIMITS = { pgsizeBitmap: 0x4020_1000, s1Bits: 48, s2Bits: 44 };
+
+function setUp(
+  clients: FirmwareNode[],
+  prepare: (cpu: FakeCpu<abi.HypercallName>) => void = () => {},
+  options: Partial<PkvmIommuOptions> & IommuCoreOptions = {},
+): Setup {
   const cpu = new FakeCpu(abi);
   prepare(cpu);
   const kernel = createKernel({ cpu, firmware: firmware([SMMU, OTHER, ...clients]) });
-  const iommu = new IommuCore(kernel);
+  const iommu = new IommuCore(kernel, options);
   kernel.core.populate(kernel.firmware);
   kernel.core.registerDriver({ name: "client", bus: "pci", ids: ["test,client"], probe: () => 0 });
-  const driver = pkvmIommuDriver(kernel, iommu, { iommu: 2, node: SMMU });
+  const driver = pkvmIommuDriver(kernel, iommu, { iommu: 2, node: SMMU, paging: options.paging });
   const parent = kernel.core.findByNode(SMMU.name)!;
   const faux = kernel.core.addFaux({ name: "pkvm-iommu.2", driver, parent });
   const calls = (): number[][] => {
@@ -185,4 +194,70 @@ test("the domains are static: one of each for all devices", () => {
   expect(domain).toBeInstanceOf(IommuDomain);
   expect(iommu.domainOf(dev("0000:00:02.0"))).toBe(domain);
   expect(domain?.users).toBe(2);
+});
+
+describe("with paging", () => {
+  const paging = (): PkvmIommuOptions["paging"] => ({ ids: new DomainIds(), limits: LIMITS });
+  const all = (cpu: FakeCpu<abi.HypercallName>): void => {
+    cpu.answers.__pkvm_iommu_map_pages = (_domain, _iova, _pa, size, count) => size * count;
+    cpu.answers.__pkvm_iommu_unmap_pages = (_domain, _iova, size, count) => size * count;
+  };
+
+  test.each([["dma", undefined], ["dma-fq", 1]] as const)("a client's default domain is EL2's: %s", (defaultDomainType, queues) => {
+    const { cpu, iommu, dev } = setUp([client("0000:00:01.0", [8])], all, { paging: paging(), defaultDomainType });
+    const device = dev("0000:00:01.0");
+    const domain = iommu.domainOf(device);
+    expect(domain).toBeInstanceOf(PvDomain);
+    expect(domain?.flushQueue === undefined ? undefined : 1).toBe(queues);
+    const dma = iommu.dma.mapPage(device, 0x4010_0000, 4096, 0);
+    expect(cpu.argsOf("__pkvm_iommu_map_pages")).toEqual([[2, dma, 0x4010_0000, 4096, 1, expect.any(Number)]]);
+    expect(iommu.dma.unmapPage(device, dma, 4096, 0)).toBe(0);
+    // In each unmap: a flush queue keeps the IOVA back, not the mapping.
+    expect(cpu.argsOf("__pkvm_iommu_unmap_pages")).toEqual([[2, dma, 4096, 1]]);
+  });
+
+  test("domains of all IOMMUs have one space of ids", () => {
+    const shared = paging();
+    const { kernel, iommu, dev, cpu } = setUp([client("0000:00:01.0", [8]), client("0000:00:02.0", [9], {}, OTHER.name)], all, { paging: shared });
+    const driver = pkvmIommuDriver(kernel, iommu, { iommu: 3, node: OTHER, paging: shared });
+    expect(kernel.core.addFaux({ name: "other", driver })).toBeDefined();
+    expect(cpu.argsOf("__pkvm_iommu_alloc_domain")).toEqual([[2, 2, 1], [3, 3, 1]]);
+    // A domain is of the IOMMU that it was made for.
+    const group = iommu.groupOf(dev("0000:00:02.0"))!;
+    expect(iommu.attachGroup(group, iommu.domainOf(dev("0000:00:01.0"))!)).toBe(-ERRNO.EINVAL);
+  });
+
+  test("PASIDs come and go by a call for each stream; the device that goes away has none left", () => {
+    const { kernel, iommu, dev, calls } = setUp(
+      [client("0000:00:01.0", [8], { properties: { "pasid-num-bits": 4 } })], all, { paging: paging() },
+    );
+    const device = dev("0000:00:01.0");
+    const domain = iommu.allocPaging(device);
+    if (typeof domain === "number") throw new Error("no domain");
+    calls();
+    expect(iommu.attachPasid(device, 3, domain)).toBe(0);
+    expect(calls()).toEqual([[2, 8, 3, 3]]);
+    expect(iommu.detachPasid(device, 3)).toBe(0);
+    expect(calls()).toEqual([[2, 8, 3, blocking]]);
+    iommu.attachPasid(device, 4, domain);
+    calls();
+    kernel.core.removeDevice(device);
+    expect(calls()).toEqual([[2, 8, 4, blocking], [2, 8, 0, blocking]]);
+  });
+
+  test("an EL2 without paging: the client has identity, as without asking", () => {
+    const { iommu, dev, kernel } = setUp(
+      [client("0000:00:01.0", [8])], (cpu) => { cpu.answers.__pkvm_iommu_alloc_domain = -ERRNO.EOPNOTSUPP; }, { paging: paging() },
+    );
+    expect(iommu.domainOf(dev("0000:00:01.0"))?.type).toBe("identity");
+    expect(kernel.log.lines("err")).toEqual([]);
+  });
+
+  test("a device that is active at boot keeps identity", () => {
+    const { iommu, dev, calls } = setUp(
+      [client("0000:00:01.0", [8], { properties: { "iommu-addresses": true } })], all, { paging: paging() },
+    );
+    expect(iommu.domainOf(dev("0000:00:01.0"))?.type).toBe("identity");
+    expect(calls()).toEqual([[2, 8, 0, identity], [2, 8, 0, identity]]);
+  });
 });

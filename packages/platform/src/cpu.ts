@@ -8,6 +8,8 @@ export const FRAME_WORDS = 36;
 /** What code of any exception level may ask of the CPU it runs on. */
 export interface Cpu {
   readonly level: 1 | 2;
+  /** Number of the CPU that runs the code; 0 where there is one only. */
+  readonly id?: number;
   /** Physical memory as this level may access it. */
   readonly memory: Memory;
   readonly counters: Counters;
@@ -75,6 +77,8 @@ export const ABORT_FLAG_DEVICE = 2;
 export interface HypVectors {
   hvc(frame: Int32Array): void;
   dataAbort(frame: Int32Array): AbortAction;
+  /** HVC #0 of a vCPU that {@link HypCpu.runGuest} runs; without it a guest's x0 = -1 (NOT_SUPPORTED). */
+  guestHvc?(handle: number, vcpu: number, frame: Int32Array): void;
 }
 
 /** EL2. */
@@ -90,6 +94,8 @@ export interface HypCpu extends Cpu {
   tlbiAll(): void;
   /** Runs vCPU `vcpu` of VM `handle` under `regime` until it exits. Returns 0, or 1 when it took a stage-2 abort. */
   runGuest(handle: number, vcpu: number, regime: Stage2Regime): number;
+  /** Makes interrupt `intid` pending for EL1, as an edge on its input would; EL1 takes it once EL2 is done. */
+  injectIrq(intid: number): void;
   /** Latches the panic in the machine and stops this CPU. */
   panic(reason: string): never;
 }

@@ -14,7 +14,7 @@ export { ERRNO, Errno, errnoName, isErrno, orThrow } from "./errno.ts";
 export type { ErrnoCode } from "./errno.ts";
 export { BOOT_DMA_PROPERTY } from "./firmware.ts";
 export type { Firmware, FirmwareNode } from "./firmware.ts";
-export { SpinLock } from "./lock.ts";
+export { LockOrder, SpinLock } from "./lock.ts";
 export {
   Memory,
   MemoryAbort,

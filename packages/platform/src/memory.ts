@@ -94,6 +94,19 @@ export class Memory {
     return new Memory(this.words, new Uint8Array(this.pages), this.base, slow);
   }
 
+  /**
+   * `[pa, pa + size)` of this RAM, all of it permitted, at `base` instead: as the kernel of a virtual machine sees its memory.
+   * Throws RangeError where that is not RAM in whole pages.
+   */
+  window(pa: number, size: number, base: number): Memory {
+    if ([pa, size, base].some((value) => value % PAGE_SIZE !== 0) || pa < this.base || !(size > 0) || pa + size > this.base + this.size) {
+      throw new RangeError(`Memory: window must be whole pages of RAM, got ${size} bytes at 0x${pa.toString(16)} for ${base}`);
+    }
+    const first = (pa - this.base) / 4;
+    const words = this.words.subarray(first, first + size / 4);
+    return new Memory(words, new Uint8Array(size / PAGE_SIZE).fill(PERM_RW), base, abort);
+  }
+
   /** Page index of the physical address `hi:lo`, or -1 outside of RAM. */
   pageOf(lo: number, hi: number): number {
     // Nothing at or above MAX_END is RAM.

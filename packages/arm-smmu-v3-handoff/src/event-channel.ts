@@ -1,10 +1,10 @@
 import { errnoName } from "@smmuv3/platform";
 import { RateLimit } from "@smmuv3/arm-smmu-v3-common";
 import type { EventQueue } from "@smmuv3/arm-smmu-v3-common";
-import { attachEventQueue, takeGlobalErrors } from "@smmuv3/arm-smmu-v3-handoff";
-import type { ClaimedSmmu } from "@smmuv3/arm-smmu-v3-handoff";
 import type { KernelContext } from "@smmuv3/driver-core";
 import { printEvent, printFields, REG } from "@smmuv3/smmu-v3-defs";
+import type { ClaimedSmmu } from "./handoff.ts";
+import { attachEventQueue, takeGlobalErrors } from "./hyp-events.ts";
 
 /** Receives the eight words of each event record; the array is reused. */
 export type RecordSink = (record: Int32Array) => void;
@@ -12,13 +12,16 @@ export type RecordSink = (record: Int32Array) => void;
 /** The events of an SMMU that EL2 drives: its queue, drained by interrupt, and its global errors. */
 export class EventChannel {
   readonly #ctx: KernelContext;
+  readonly #driver: string;
   readonly #smmu: ClaimedSmmu;
   readonly #sink: RecordSink;
   readonly #limit: RateLimit = new RateLimit();
   #queue: EventQueue | undefined = undefined;
 
-  constructor(ctx: KernelContext, smmu: ClaimedSmmu, sink: RecordSink) {
+  /** `driver`: in whose name messages are printed. */
+  constructor(ctx: KernelContext, driver: string, smmu: ClaimedSmmu, sink: RecordSink) {
     this.#ctx = ctx;
+    this.#driver = driver;
     this.#smmu = smmu;
     this.#sink = sink;
   }
@@ -75,6 +78,6 @@ export class EventChannel {
   }
 
   #log(text: string): void {
-    this.#ctx.log.err(`arm-smmu-v3-kvm ${this.#smmu.node.name}: ${text}`);
+    this.#ctx.log.err(`${this.#driver} ${this.#smmu.node.name}: ${text}`);
   }
 }

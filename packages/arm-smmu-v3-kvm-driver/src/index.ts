@@ -1,0 +1,1 @@
+export { createKvmDriver } from "./driver.ts";
