@@ -1,7 +1,8 @@
-// Bundles the exception levels of the architecture in the current directory: dist/el1.js, and dist/el2.js if it has one.
+// Bundles the exception levels of the architecture in the current directory: dist/el1.js, and dist/el2.js if it has one, in all
+// its variants (dist/el2-*.js).
 // Each bundle is self-contained, so that what is measured is what runs.
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
 import { build, type BuildOptions } from "esbuild";
 import { analyse, type BundleStats, type Metafile } from "./bundle-lib.ts";
@@ -63,7 +64,10 @@ async function main(): Promise<void> {
   rmSync(outDir, { recursive: true, force: true });
   mkdirSync(outDir, { recursive: true });
   if (!existsSync(join(packageDir, "dist/el1.js"))) throw new Error("dist/el1.js is missing: an architecture needs src/el1.ts");
-  const levels = existsSync(join(packageDir, "dist/el2.js")) ? ["el1", "el2"] : ["el1"];
+  const levels = readdirSync(join(packageDir, "dist"))
+    .filter((file) => /^el[12](-\w+)?\.js$/.test(file))
+    .map((file) => file.replace(".js", ""))
+    .sort();
   for (const level of levels) console.log(await bundle(level));
 }
 

@@ -4,14 +4,18 @@ import { join } from "node:path";
 import type { Metafile } from "./bundle-lib.ts";
 import { type Finding, type Member, readJson, readMembers } from "./workspace.ts";
 
-type Level = "el1" | "el2";
+/** `el2-paging`: EL2 with more to offer than the `el2` of the same architecture. */
+type Level = "el1" | "el2" | "el2-paging";
 
 const KERNEL = ["kernel-base", "kernel-core", "kernel-smmu", "kernel-smmu-impl", "kernel-handoff", "kernel-pv"];
+
+const NOT_EL2 = [...KERNEL, "hardware"];
 
 /** The tags no module of a level may carry. */
 const FORBIDDEN: Readonly<Record<Level, readonly string[]>> = {
   el1: ["hyp", "hyp-smmu", "hardware"],
-  el2: [...KERNEL, "hardware"],
+  el2: NOT_EL2,
+  "el2-paging": NOT_EL2,
 };
 const LEVELS = Object.keys(FORBIDDEN) as readonly Level[];
 

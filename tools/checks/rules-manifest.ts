@@ -101,6 +101,7 @@ const ALLOWED_EXPORTS: Readonly<Record<string, Readonly<Record<string, unknown>>
     ...BUILT,
     "./el1": bundleExport("el1"),
     "./el2": bundleExport("el2"),
+    "./el2-paging": bundleExport("el2-paging"),
     "./bundles/*.json": "./dist/bundles/*.json",
   },
 };

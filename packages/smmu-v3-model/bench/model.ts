@@ -6,6 +6,7 @@ import { CD, CMD, COMMANDS, EVENTS, OFFSET, place, setAddress, setField, STE, ST
 import { PERM, Stage1Walker, Stage2Walker, STAGE1, WALK } from "@smmuv3/vmsa-walk";
 import { PRESETS, PROFILES, SmmuV3 } from "../src/index.ts";
 import { Tlb } from "../src/tlb.ts";
+import { warmFormats } from "./warm.ts";
 
 const samples = Number(process.argv[2] ?? 5);
 const filter = process.argv[3] ?? "";
@@ -293,6 +294,7 @@ function commands(name: string, opcode: number, count: number): void {
   }
 }
 
+warmFormats();
 walks();
 tlbAlone();
 translations();

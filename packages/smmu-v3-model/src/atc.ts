@@ -156,7 +156,7 @@ export class DeviceAtc implements AtsEndpoint, Translator {
       noWrite: need !== W,
     });
     if (status !== "success") return false;
-    const size = translations[0]?.size ?? 1;
+    const { size } = translations[0]!;
     let first = page - (page % size);
     for (const entry of translations) {
       if (entry.R || entry.W) this.#insert(first, tag, entry);

@@ -115,7 +115,7 @@ export class AtsPort {
     caches: AtsCaches,
   ) {
     this.#interrupts = interrupts;
-    const smallest = [GRANULE.K4, GRANULE.K16, GRANULE.K64].find((granule) => features.granules[granule]) ?? GRANULE.K4;
+    const smallest = [GRANULE.K4, GRANULE.K16, GRANULE.K64].find((granule) => features.granules[granule])!;
     this.#file = file;
     this.stu = GRANULES[smallest]!.pageShift;
     this.stream = new AtsStream(file, features, memory, caches, policy);

@@ -221,45 +221,50 @@ function violation(words: Int32Array, at: number, features: Features, context: n
   return CD_RULES.find((rule) => rule.illegal(subject));
 }
 
+/** Bits [55:32] of an address, in word 3 TTB0 and in word 5 TTB1: the more of them are one, the less it is legal. */
+const ADDRESS = 0x00ff_ffff;
+
 /** Checks CDs, remembering the last legal one like `SteChecker`. */
 export class CdChecker {
   readonly #features: Features;
   readonly #word1Mask: number;
   readonly #legal = new Int32Array(8);
-  #primed = false;
+  #primed = 0;
+  readonly #indirect: boolean;
 
   constructor(features: Features) {
     this.#features = features;
     // The part of ASID that is implemented may have any value.
     this.#word1Mask = ~(features.asidMask << CD.ASID.shift);
+    this.#indirect = features.s1pi;
   }
 
   /** True where the CD at `at` is not ILLEGAL; `context` are bits of {@link CD_CONTEXT}. */
   check(words: Int32Array, at: number, context: number): boolean {
     const legal = this.#legal;
+    const word0 = words[at]!;
     const word1 = words[at + 1]! & this.#word1Mask;
     // HAFT is bit 3 of word 2, DS and PIE are in word 5, next to the high word of TTB1.
     const word2 = words[at + 2]! & 8;
-    if (
-      this.#primed &&
-      legal[0] === words[at] &&
-      legal[1] === word1 &&
-      legal[2] === words[at + 3] &&
-      legal[3] === words[at + 5] &&
-      legal[4] === word2 &&
-      legal[5] === context &&
-      !this.#features.s1pi
-    ) {
-      return true;
-    }
+    const word3 = words[at + 3]!;
+    const word5 = words[at + 5]!;
+    const changed =
+      (legal[0]! ^ word0) |
+      (legal[1]! ^ word1) |
+      (legal[4]! ^ word2) |
+      (legal[5]! ^ context) |
+      ((legal[2]! ^ word3) & ~ADDRESS) |
+      ((legal[3]! ^ word5) & ~ADDRESS);
+    const known = changed === 0 && this.#primed === 1 && !this.#indirect;
+    if (known && (((word3 & ~legal[2]!) | (word5 & ~legal[3]!)) & ADDRESS) === 0) return true;
     if (violation(words, at, this.#features, context) !== undefined) return false;
-    legal[0] = words[at]!;
+    legal[0] = word0;
     legal[1] = word1;
-    legal[2] = words[at + 3]!;
-    legal[3] = words[at + 5]!;
+    legal[2] = word3 | (known ? legal[2]! : 0);
+    legal[3] = word5 | (known ? legal[3]! : 0);
     legal[4] = word2;
     legal[5] = context;
-    this.#primed = true;
+    this.#primed = 1;
     return true;
   }
 }

@@ -1,12 +1,13 @@
 import { LEVEL } from "@smmuv3/platform";
 import type { Counters, Memory } from "@smmuv3/platform";
-import { CERROR, COMMANDS, maskOf, OFFSET, place, REG } from "@smmuv3/smmu-v3-defs";
+import { CERROR, CMD_WORDS, COMMANDS, maskOf, OFFSET, place, REG } from "@smmuv3/smmu-v3-defs";
 import { CONSUMED } from "./command-target.ts";
 import type { CommandTarget } from "./command-target.ts";
 import { signalCompletion } from "./commands.ts";
 import type { CommandTable } from "./commands.ts";
 import { GERROR_BIT } from "./irq.ts";
 import type { Features } from "./presets.ts";
+import { QuickCommands } from "./quick-commands.ts";
 import type { RegisterFile } from "./registers.ts";
 
 const CMDQEN = maskOf(REG.CR0ACK.CMDQEN);
@@ -16,6 +17,10 @@ const PROD = OFFSET.CMDQ_PROD;
 const CONS = OFFSET.CMDQ_CONS;
 const CR0ACK = OFFSET.CR0ACK;
 const LOG2SIZE = maskOf(REG.CMDQ_BASE.LOG2SIZE);
+const ADDRESS_LO = REG.CMDQ_BASE.ADDR.loMask;
+const ADDRESS_HI = REG.CMDQ_BASE.ADDR.hiMask;
+/** Commands of a 4K page. */
+const PAGE_COMMANDS = 256;
 const ERR = maskOf(REG.CMDQ_CONS.ERR);
 
 /** The Command queue, IHI 0070 4.1: fetches, checks legality, executes, reports errors. */
@@ -24,6 +29,7 @@ export class CommandQueue {
   readonly #memory: Memory;
   readonly #table: CommandTable;
   readonly #target: CommandTarget;
+  readonly #quick: QuickCommands;
   readonly #maxLog2: number;
   readonly #counts: Float64Array;
   readonly #commandsId: number;
@@ -44,6 +50,7 @@ export class CommandQueue {
     this.#memory = memory;
     this.#table = table;
     this.#target = target;
+    this.#quick = new QuickCommands(table, target);
     this.#maxLog2 = features.cmdqs;
     this.#counts = counters.values;
     this.#commandsId = counters.id("commands") + LEVEL.device;
@@ -103,59 +110,63 @@ export class CommandQueue {
     const words = memory.words;
     const { handlers, illegalBits } = this.#table;
     const target = this.#target;
+    const quick = this.#quick;
     const log2 = this.#log2;
     // The base is aligned to the queue's size (6.3.26).
-    const lo = file.get(BASE) & REG.CMDQ_BASE.ADDR.loMask & ~((16 << log2) - 1);
-    const hi = file.high(BASE) & REG.CMDQ_BASE.ADDR.hiMask;
+    const lo = file.get(BASE) & ADDRESS_LO & ~((16 << log2) - 1);
+    const hi = file.high(BASE) & ADDRESS_HI;
     const indexMask = (1 << log2) - 1;
     const wrapMask = (2 << log2) - 1;
-    const prod = file.get(PROD) & wrapMask;
     let cons = file.get(CONS) & wrapMask;
-    let left = limit;
+    const pending = (file.get(PROD) - cons) & wrapMask;
+    const granted = Math.min(limit, pending);
+    let left = granted;
     let syncs = 0;
     let error: number = CERROR.NONE;
-    let page = -1;
-    let pageLo = -1;
     let signal = -1;
-    // What is full now was full to anyone who looked (4.1.2).
-    const full = ((prod ^ cons) & wrapMask) === 1 << log2;
-    while (cons !== prod && left > 0) {
-      const address = lo | ((cons & indexMask) << 4);
-      if ((address & ~0xfff) !== pageLo) {
-        pageLo = address & ~0xfff;
-        page = memory.pageOf(address, hi);
-        if (page < 0 || (memory.perm[page]! & 1) === 0) {
-          error = CERROR.ABT;
-          break;
+    while (left > 0) {
+      const index = cons & indexMask;
+      const address = lo | (index << 4);
+      const page = memory.pageOf(address, hi);
+      if (page < 0 || (memory.perm[page]! & 1) === 0) {
+        error = CERROR.ABT;
+        break;
+      }
+      let at = (page << 10) | ((address & 0xfff) >>> 2);
+      // Those that follow without a gap: the queue wraps, and its next page may be somewhere else.
+      const count = Math.min(indexMask + 1 - index, PAGE_COMMANDS - (index & (PAGE_COMMANDS - 1)), left);
+      const begin = at;
+      const end = at + count * CMD_WORDS;
+      let result: number = CERROR.NONE;
+      while (at < end && result === CERROR.NONE) {
+        if (quick.has(words[at]! & 0xff)) {
+          at = quick.run(words, at, end);
+          syncs += quick.syncs;
+          if (at === end) break;
         }
-      }
-      const at = (page << 10) | ((address & 0xfff) >>> 2);
-      const word0 = words[at]!;
-      const opcode = word0 & 0xff;
-      const handler = handlers[opcode];
-      if (handler === undefined || (word0 & illegalBits[opcode]!) !== 0) {
-        error = CERROR.ILL;
-        break;
-      }
-      const result = handler(target, words, at);
-      if (result > CERROR.NONE) {
-        error = result;
-        break;
-      }
-      left--;
-      cons = (cons + 1) & wrapMask;
-      if (opcode === SYNC) syncs++;
-      if (result < CERROR.NONE) {
+        const word0 = words[at]!;
+        const opcode = word0 & 0xff;
+        const handler = handlers[opcode];
+        result = handler === undefined || (word0 & illegalBits[opcode]!) !== 0 ? CERROR.ILL : handler(target, words, at);
+        if (result > CERROR.NONE) break;
+        if (opcode === SYNC) syncs++;
         if (result === CONSUMED.signals) signal = at;
-        break;
+        at += CMD_WORDS;
       }
+      const ran = (at - begin) / CMD_WORDS;
+      left -= ran;
+      cons = (cons + ran) & wrapMask;
+      if (result === CERROR.NONE) continue;
+      error = Math.max(result, CERROR.NONE);
+      break;
     }
     // Whoever sees the signal of a SYNC sees the SYNC consumed (4.7.3).
     file.set(CONS, cons);
-    this.#consumed = limit - left;
+    this.#consumed = granted - left;
     this.#counts[this.#syncsId]! += syncs;
     if (signal >= 0) signalCompletion(target, words, signal);
-    if (full && left < limit && target.features.sev) target.sendEvent();
+    // What was full before was full to anyone who looked (4.1.2).
+    if (pending === 1 << log2 && left < granted && target.features.sev) target.sendEvent();
     return error;
   }
 }

@@ -25,16 +25,20 @@ export interface CacheSize {
 export class Replacement {
   /** Determines all further choices. */
   state: number;
-  readonly #random: boolean;
+  readonly #random: number;
 
   constructor(seed: number | undefined) {
-    this.#random = seed !== undefined;
+    this.#random = seed === undefined ? 0 : 1;
     this.state = seed ?? 0;
   }
 
   /** 0 to 3. */
   way(): number {
-    if (!this.#random) return this.state++ & (WAYS - 1);
+    if (this.#random === 0) {
+      const { state } = this;
+      this.state = (state + 1) | 0;
+      return state & (WAYS - 1);
+    }
     this.state = (Math.imul(this.state, 1_664_525) + 1_013_904_223) | 0;
     return this.state >>> 30;
   }
@@ -75,13 +79,21 @@ export class ConfigCache {
   /** Index of the structure in {@link data}, or -1. */
   find(sid: number, ssid: number): number {
     const keys = this.#keys;
-    const floor = Math.max(this.#floor, this.#streamStamps[sid & this.#streamMask]!);
-    const first = this.#set(sid, ssid);
-    for (let entry = first; entry < first + WAYS; entry++) {
-      const at = entry * KEY;
-      if (keys[at] === sid && keys[at + 1] === ssid && keys[at + STAMP]! >= floor) return entry * PAYLOAD;
+    const stamp = this.#streamStamps[sid & this.#streamMask]!;
+    const floor = stamp > this.#floor ? stamp : this.#floor;
+    const first = this.#set(sid, ssid) << 2;
+    for (let way = 0, at = first; way < WAYS; way++, at = (at + KEY) | 0) {
+      if (keys[at] === sid && keys[at | 1] === ssid && keys[at | STAMP]! >= floor) return at << 2;
     }
     return -1;
+  }
+
+  /** What {@link insert} or {@link find} once returned for these is still there, unless it was invalidated. */
+  holds(index: number, sid: number, ssid: number): boolean {
+    const keys = this.#keys;
+    // The key of a structure is four words for its 16.
+    const at = index >>> 2;
+    return keys[at] === sid && keys[at | 1] === ssid && keys[at | STAMP] !== 0;
   }
 
   /** Makes room for a structure that {@link find} did not find; its 16 words go to the index returned. */
@@ -113,6 +125,27 @@ export class ConfigCache {
   /** Drops all structures of one stream. */
   removeStream(sid: number): void {
     this.#streamStamps[sid & this.#streamMask] = ++this.#now;
+  }
+
+  /**
+   * Executes the CMD_CFGI_STEs in `words[at..end)` that have the same first word as the first of them on both caches, which are of
+   * the same SMMU: all of their streams get one stamp. Returns where it ended.
+   */
+  static removeStreams(stes: ConfigCache, cds: ConfigCache, words: Int32Array, at: number, end: number): number {
+    const word0 = words[at]!;
+    const steStamps = stes.#streamStamps;
+    const cdStamps = cds.#streamStamps;
+    const mask = stes.#streamMask;
+    const steNow = ++stes.#now;
+    const cdNow = ++cds.#now;
+    let i = at;
+    while (i < end && words[i] === word0) {
+      const stream = words[i + 1]! & mask;
+      steStamps[stream] = steNow;
+      cdStamps[stream] = cdNow;
+      i += 4;
+    }
+    return i;
   }
 
   /** Drops all structures of the streams `[first, first + count)`. */

@@ -1,5 +1,5 @@
 import type { Memory } from "@smmuv3/platform";
-import { CD_BYTES, CD_WORDS, EVENTS, extract, getField, L1CD, L1CD_WORDS, L1STD, L1STD_WORDS, maskOf, OFFSET, REG, STE, STE_BYTES, STE_S1DSS, STE_S1FMT, STE_WORDS, STRTAB_FMT } from "@smmuv3/smmu-v3-defs";
+import { CD_WORDS, EVENTS, getField, L1CD, L1CD_WORDS, L1STD, L1STD_WORDS, maskOf, OFFSET, REG, STE, STE_S1DSS, STE_S1FMT, STE_WORDS, STRTAB_FMT } from "@smmuv3/smmu-v3-defs";
 import { PERM, WALK } from "@smmuv3/vmsa-walk";
 import type { Stage2Walker } from "@smmuv3/vmsa-walk";
 import type { ConfigCache } from "./config-cache.ts";
@@ -7,6 +7,25 @@ import type { Features } from "./presets.ts";
 import type { RegisterFile } from "./registers.ts";
 
 const { STRTAB_BASE, STRTAB_BASE_CFG } = REG;
+// Of this module, for the compiler to see them as constants.
+const BASE_OFFSET = OFFSET.STRTAB_BASE;
+const CFG_OFFSET = OFFSET.STRTAB_BASE_CFG;
+const { loMask: BASE_LO, hiMask: BASE_HI } = STRTAB_BASE.ADDR;
+const { shift: LOG2_SHIFT, mask: LOG2_MASK } = STRTAB_BASE_CFG.LOG2SIZE;
+const { shift: SPLIT_SHIFT, mask: SPLIT_MASK } = STRTAB_BASE_CFG.SPLIT;
+const { shift: FMT_SHIFT, mask: FMT_MASK } = STRTAB_BASE_CFG.FMT;
+const TWO_LEVEL = STRTAB_FMT.twoLevel;
+const { loMask: L2_LO, hiMask: L2_HI } = L1STD.L2Ptr;
+const SPAN_MASK = L1STD.Span.mask;
+const { word: CD_POINTER, loMask: CD_LO, hiMask: CD_HI } = STE.S1ContextPtr;
+const CDMAX_WORD = STE.S1CDMax.word;
+const CDMAX_SHIFT = STE.S1CDMax.shift;
+const DSS_WORD = STE.S1DSS.word;
+const PTW_WORD = STE.S2PTW.word;
+const PTW = maskOf(STE.S2PTW);
+const READ = PERM.READ;
+const READ_NORMAL = PERM.READ | PERM.NOT_DEVICE;
+const { linear: LINEAR, l2_4k: L2_4K, l2_64k: L2_64K } = STE_S1FMT;
 
 /** Outcome of a fetch that is not an event type: stage 2 refused the address of a CD; the walker has the details. */
 export const STAGE2_FAULT = -1;
@@ -20,8 +39,8 @@ export const STAGE1_BYPASS = -1;
  * @param stage1 the STE uses stage 1
  */
 export function selectSubstream(words: Int32Array, ste: number, ssid: number, stage1: boolean, features: Features): number {
-  const cdMax = features.ssidSize === 0 ? 0 : getField(words, ste, STE.S1CDMax);
-  const dss = getField(words, ste, STE.S1DSS);
+  const cdMax = features.ssidSize === 0 ? 0 : words[ste + CDMAX_WORD]! >>> CDMAX_SHIFT;
+  const dss = words[ste + DSS_WORD]! & 3;
   if (ssid >= 0) {
     if (!stage1 || cdMax === 0 || ssid >= 2 ** cdMax) return -EVENTS.C_BAD_SUBSTREAMID.type;
     // CD 0 belongs to the traffic without a SubstreamID.
@@ -37,8 +56,8 @@ export function selectSubstream(words: Int32Array, ste: number, ssid: number, st
  */
 export type ConfigTrace = (what: "L1STD" | "STE" | "L1CD" | "CD", index: number, words: number) => void;
 
-/** Splits that exist; others behave as 6 (6.3.25). */
-const SPLITS: readonly number[] = [6, 8, 10];
+/** Splits that exist are 6, 8 and 10; others behave as 6 (6.3.25). */
+const OTHER_SPLIT = 6;
 
 /**
  * Fetches STEs and CDs, through the configuration caches. Results are an index into the cache's `data`, in
@@ -98,33 +117,36 @@ export class ConfigFetcher {
       this.at = known;
       return 0;
     }
-    const cfg = this.#file.get(OFFSET.STRTAB_BASE_CFG);
-    const log2 = Math.min(extract(cfg, STRTAB_BASE_CFG.LOG2SIZE), this.#features.sidSize);
-    if (sid < 0 || sid >= 2 ** log2) return EVENTS.C_BAD_STREAMID.type;
-    const twoLevel = extract(cfg, STRTAB_BASE_CFG.FMT) === STRTAB_FMT.twoLevel && this.#features.twoLevelStreams;
-    let lo = this.#file.get(OFFSET.STRTAB_BASE) & STRTAB_BASE.ADDR.loMask;
-    let hi = this.#file.high(OFFSET.STRTAB_BASE) & STRTAB_BASE.ADDR.hiMask;
+    const file = this.#file;
+    const { sidSize, twoLevelStreams } = this.#features;
+    const cfg = file.get(CFG_OFFSET);
+    const asked = (cfg >>> LOG2_SHIFT) & LOG2_MASK;
+    const log2 = asked < sidSize ? asked : sidSize;
+    if (sid < 0 || (log2 < 32 && sid >>> log2 !== 0)) return EVENTS.C_BAD_STREAMID.type;
+    const twoLevel = ((cfg >>> FMT_SHIFT) & FMT_MASK) === TWO_LEVEL && twoLevelStreams;
+    let lo = file.get(BASE_OFFSET) & BASE_LO;
+    let hi = file.high(BASE_OFFSET) & BASE_HI;
     let index = sid;
     if (twoLevel) {
-      const requested = extract(cfg, STRTAB_BASE_CFG.SPLIT);
-      const split = SPLITS.includes(requested) ? requested : 6;
+      const requested = (cfg >>> SPLIT_SHIFT) & SPLIT_MASK;
+      const split = requested === 8 || requested === 10 ? requested : OTHER_SPLIT;
       // The table is aligned to its size, at least 64 bytes (6.3.24).
-      const first = this.#readPointed(alignTable(lo, Math.max(log2 - split, 0) + 3), hi, (sid >>> split) * 8);
+      const first = this.#readPointed(alignTable(lo, (log2 > split ? log2 - split : 0) + 3), hi, (sid >>> split) * 8);
       if (first < 0) return EVENTS.F_STE_FETCH.type;
-      this.trace?.("L1STD", first, L1STD_WORDS);
+      if (this.trace !== null) this.trace("L1STD", first, L1STD_WORDS);
       const descriptor = this.#memory.words;
-      const span = getField(descriptor, first, L1STD.Span);
+      const span = descriptor[first]! & SPAN_MASK;
       index = sid & ((1 << split) - 1);
-      if (span === 0 || span > split + 1 || index >= 2 ** (span - 1)) return EVENTS.C_BAD_STREAMID.type;
+      if (span === 0 || span > split + 1 || index >>> (span - 1) !== 0) return EVENTS.C_BAD_STREAMID.type;
       // L2Ptr is aligned to the size of its table (5.1).
-      lo = alignTable(descriptor[first]! & L1STD.L2Ptr.loMask, 5 + span);
-      hi = descriptor[first + 1]! & L1STD.L2Ptr.hiMask;
+      lo = alignTable(descriptor[first]! & L2_LO, 5 + span);
+      hi = descriptor[first + 1]! & L2_HI;
     } else {
       lo = alignTable(lo, log2 + 6);
     }
-    const source = this.#readPointed(lo, hi, index * STE_BYTES);
+    const source = this.#readPointed(lo, hi, index * 64);
     if (source < 0) return EVENTS.F_STE_FETCH.type;
-    this.trace?.("STE", source, STE_WORDS);
+    if (this.trace !== null) this.trace("STE", source, STE_WORDS);
     this.at = this.#keep(this.#stes, sid, -1, source);
     return 0;
   }
@@ -142,17 +164,17 @@ export class ConfigFetcher {
       this.at = known;
       return 0;
     }
-    let lo = steWords[ste + STE.S1ContextPtr.word]! & STE.S1ContextPtr.loMask;
-    let hi = steWords[ste + STE.S1ContextPtr.word + 1]! & STE.S1ContextPtr.hiMask;
-    const cdMax = this.#features.ssidSize === 0 ? 0 : getField(steWords, ste, STE.S1CDMax);
-    this.#need = getField(steWords, ste, STE.S2PTW) === 1 ? PERM.READ | PERM.NOT_DEVICE : PERM.READ;
-    const fmt = cdMax === 0 ? STE_S1FMT.linear : getField(steWords, ste, STE.S1Fmt);
+    let lo = steWords[ste + CD_POINTER]! & CD_LO;
+    let hi = steWords[ste + CD_POINTER + 1]! & CD_HI;
+    const cdMax = this.#features.ssidSize === 0 ? 0 : steWords[ste + CDMAX_WORD]! >>> CDMAX_SHIFT;
+    this.#need = (steWords[ste + PTW_WORD]! & PTW) === 0 ? READ : READ_NORMAL;
+    const fmt = cdMax === 0 ? LINEAR : getField(steWords, ste, STE.S1Fmt);
     let index = ssid;
-    if (fmt !== STE_S1FMT.l2_4k && fmt !== STE_S1FMT.l2_64k) {
+    if (fmt !== L2_4K && fmt !== L2_64K) {
       // A table is aligned to its size (5.2, S1ContextPtr); the reserved format behaves as linear.
       lo = alignTable(lo, cdMax + 6);
     } else {
-      const leafBits = fmt === STE_S1FMT.l2_4k ? 6 : 10;
+      const leafBits = fmt === L2_4K ? 6 : 10;
       const first = this.#readCd(alignTable(lo, Math.max(cdMax - leafBits, 0) + 3), hi, (ssid >>> leafBits) * 8, nested);
       if (first < 0) return first === STAGE2_FAULT ? STAGE2_FAULT : EVENTS.F_CD_FETCH.type;
       this.trace?.("L1CD", first, L1CD_WORDS);
@@ -163,12 +185,12 @@ export class ConfigFetcher {
       if (getField(words, first, L1CD.V) === 0 || (limit < 56 && hi >>> (limit - 32) !== 0)) {
         return EVENTS.C_BAD_SUBSTREAMID.type;
       }
-      if (fmt === STE_S1FMT.l2_64k) lo = alignTable(lo, 16);
+      if (fmt === L2_64K) lo = alignTable(lo, 16);
       index = ssid & ((1 << leafBits) - 1);
     }
-    const source = this.#readCd(lo, hi, index * CD_BYTES, nested);
+    const source = this.#readCd(lo, hi, index * 64, nested);
     if (source < 0) return source === STAGE2_FAULT ? STAGE2_FAULT : EVENTS.F_CD_FETCH.type;
-    this.trace?.("CD", source, CD_WORDS);
+    if (this.trace !== null) this.trace("CD", source, CD_WORDS);
     this.at = this.#keep(this.#cds, sid, ssid, source);
     return 0;
   }
@@ -178,11 +200,28 @@ export class ConfigFetcher {
     return (this.#file.get(OFFSET.CR2) & maskOf(REG.CR2.RECINVSID)) !== 0;
   }
 
+  /** Copies a structure, which is aligned to its 16 words, into its cache. */
   #keep(cache: ConfigCache, sid: number, ssid: number, source: number): number {
     const at = cache.insert(sid, ssid);
     const words = this.#memory.words;
     const data = cache.data;
-    for (let i = 0; i < STE_WORDS; i++) data[at + i] = words[source + i]!;
+    // Written out: this is most of what a stream costs that no cache has.
+    data[at] = words[source]!;
+    data[at | 1] = words[source | 1]!;
+    data[at | 2] = words[source | 2]!;
+    data[at | 3] = words[source | 3]!;
+    data[at | 4] = words[source | 4]!;
+    data[at | 5] = words[source | 5]!;
+    data[at | 6] = words[source | 6]!;
+    data[at | 7] = words[source | 7]!;
+    data[at | 8] = words[source | 8]!;
+    data[at | 9] = words[source | 9]!;
+    data[at | 10] = words[source | 10]!;
+    data[at | 11] = words[source | 11]!;
+    data[at | 12] = words[source | 12]!;
+    data[at | 13] = words[source | 13]!;
+    data[at | 14] = words[source | 14]!;
+    data[at | 15] = words[source | 15]!;
     return at;
   }
 
@@ -232,5 +271,5 @@ export class ConfigFetcher {
 
 /** `lo` aligned to 2^log2 bytes, but at least 64. */
 function alignTable(lo: number, log2: number): number {
-  return log2 >= 32 ? 0 : lo & -(1 << Math.max(log2, 6));
+  return log2 >= 32 ? 0 : lo & -(1 << (log2 > 6 ? log2 : 6));
 }

@@ -29,7 +29,7 @@ export class Updates {
   readonly #file: RegisterFile;
   readonly #policy: SmmuPolicy;
   readonly #changing: UpdateHook;
-  /** Steps until the requests take effect. */
+  /** Steps until the requests take effect; 0 where there are none. */
   #left = 0;
 
   constructor(file: RegisterFile, policy: SmmuPolicy, changing: UpdateHook) {
@@ -59,12 +59,13 @@ export class Updates {
     } else if (!ACKNOWLEDGED.some(([request]) => request === offset)) {
       return false;
     }
-    this.#left = this.#policy.updateLatency;
+    this.#left = Math.max(this.#policy.updateLatency, 1);
     return true;
   }
 
   /** One step of time. Returns true where requests took effect. */
   step(): boolean {
+    if (this.#left === 0) return false;
     if (this.#left > 1) {
       this.#left--;
       return false;

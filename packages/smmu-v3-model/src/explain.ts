@@ -183,20 +183,20 @@ export class Explainer {
       if (ste === undefined) return { text: "the SMMU is disabled (CR0.SMMUEN = 0) and GBPA.ABORT is 1", section: "3.11" };
       return { text: `STE.Config = ${getField(ste, 0, STE.Config)} aborts all traffic, without an event`, section: "5.2 Config" };
     }
-    if (name === "C_BAD_STE") return this.#illegal("STE", findSteViolation(ste!, 0, this.#features));
+    if (name === "C_BAD_STE") return this.#illegal("STE", findSteViolation(ste!, 0, this.#features)!);
     if (name === "C_BAD_CD") {
       const cd = reads.findLast(({ what }) => what === "CD")!.words;
       const single = isSingle(streamKind(ste!, 0, this.#features), this.#file);
       const s1Stalld = getField(ste!, 0, STE.S1STALLD) === 1;
-      return this.#illegal("CD", findCdViolation(cd, 0, this.#features, { s1Stalld, single }));
+      return this.#illegal("CD", findCdViolation(cd, 0, this.#features, { s1Stalld, single })!);
     }
     const rule = FAULT_RULES[name];
-    if (rule === undefined) return RULES[name] ?? { text: name, section: "7.3" };
+    if (rule === undefined) return RULES[name]!;
     return { text: this.#fault(reads, rule.text), section: rule.section };
   }
 
-  #illegal(what: string, rule: { readonly name: string; readonly section: string } | undefined): ExplainedRule {
-    return { text: `the ${what} is ILLEGAL: ${rule?.name ?? "unknown rule"}`, section: rule?.section ?? "5.2.2" };
+  #illegal(what: string, rule: { readonly name: string; readonly section: string }): ExplainedRule {
+    return { text: `the ${what} is ILLEGAL: ${rule.name}`, section: rule.section };
   }
 
   /** Where a walk ended. */

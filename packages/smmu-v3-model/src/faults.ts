@@ -10,20 +10,30 @@ import type { EventQueue } from "./events.ts";
 /** How a fault ends, as bits: CD.A, CD.R, CD.S, STE.S2R, STE.S2S; STE.MEV; and CD.E0PD0 and CD.E0PD1 in effect. */
 export const FAULTS = { A: 1, R: 2, S2R: 4, S: 8, S2S: 16, MEV: 32, E0PD0: 64, E0PD1: 128 } as const;
 
+// Of this module, for the compiler to see them as constants.
+const { word: S2R_WORD, shift: S2R_SHIFT } = STE.S2R;
+const { word: S2S_WORD, shift: S2S_SHIFT } = STE.S2S;
+const { word: MEV_WORD, shift: MEV_SHIFT } = STE.MEV;
+const { word: CD_WORD, shift: A_SHIFT } = CD.A;
+const R_SHIFT = CD.R.shift;
+const S_SHIFT = CD.S.shift;
+const AA64 = maskOf(CD.AA64);
+const { A, R, S, S2R, S2S, MEV } = FAULTS;
+
 /** Flags of a STE. */
 export function steFaults(words: Int32Array, at: number): number {
   return (
-    (getField(words, at, STE.S2R) * FAULTS.S2R) |
-    (getField(words, at, STE.S2S) * FAULTS.S2S) |
-    (getField(words, at, STE.MEV) * FAULTS.MEV)
+    (((words[at + S2R_WORD]! >>> S2R_SHIFT) & 1) * S2R) |
+    (((words[at + S2S_WORD]! >>> S2S_SHIFT) & 1) * S2S) |
+    (((words[at + MEV_WORD]! >>> MEV_SHIFT) & 1) * MEV)
   );
 }
 
 /** Flags of a CD; `e0pd` where the regime has E0PD, which VMSAv8-32 has not. */
 export function cdFaults(words: Int32Array, at: number, e0pd: boolean): number {
-  const own =
-    (getField(words, at, CD.A) * FAULTS.A) | (getField(words, at, CD.R) * FAULTS.R) | (getField(words, at, CD.S) * FAULTS.S);
-  if (!e0pd || getField(words, at, CD.AA64) === 0) return own;
+  const word = words[at + CD_WORD]!;
+  const own = (((word >>> A_SHIFT) & 1) * A) | (((word >>> R_SHIFT) & 1) * R) | (((word >>> S_SHIFT) & 1) * S);
+  if (!e0pd || (word & AA64) === 0) return own;
   return own | (getField(words, at, CD.E0PD0) * FAULTS.E0PD0) | (getField(words, at, CD.E0PD1) * FAULTS.E0PD1);
 }
 
@@ -37,6 +47,10 @@ export const EVENT_OF_STATUS: readonly number[] = [
   EVENTS.F_WALK_EABT.type,
 ];
 
+const TYPES = EVENT_OF_STATUS;
+const EXTERNAL_ABORT = WALK.EXTERNAL_ABORT;
+const IN = FAULT_CLASS.IN << EVENT_BIT.CLASS;
+const { abort: ABORT, raz: RAZ, stalled: STALLED } = TRANSLATION;
 const SSV = maskOf(EVENT.SSV);
 /** Events that have FetchAddr. */
 const FETCHES: ReadonlySet<number> = new Set([EVENTS.F_STE_FETCH.type, EVENTS.F_CD_FETCH.type, EVENTS.F_VMS_FETCH.type]);
@@ -68,9 +82,9 @@ export class FaultReporter {
    * {@link FAULTS}. TRANSLATION.stalled leaves the record to whoever holds the transaction.
    */
   stage1(faults: number, status: number, sid: number, ssid: number, lo: number, hi: number, need: number): number {
-    const type = EVENT_OF_STATUS[status]!;
+    const type = TYPES[status]!;
     this.last = type;
-    if (status === WALK.EXTERNAL_ABORT) {
+    if (status === EXTERNAL_ABORT) {
       const walker = this.#stage1;
       const bits = FAULT_CLASS.TT << EVENT_BIT.CLASS;
       this.#build(faults, type, sid, ssid, lo, hi, need, bits, walker.descPaLo & ~7, walker.descPaHi);
@@ -78,12 +92,12 @@ export class FaultReporter {
       return TRANSLATION.abort;
     }
     // A stall is always recorded (5.5).
-    if ((faults & (FAULTS.R | FAULTS.S)) !== 0) {
-      this.#build(faults, type, sid, ssid, lo, hi, need, FAULT_CLASS.IN << EVENT_BIT.CLASS, 0, 0);
-      if ((faults & FAULTS.S) !== 0) return TRANSLATION.stalled;
+    if ((faults & (R | S)) !== 0) {
+      this.#build(faults, type, sid, ssid, lo, hi, need, IN, 0, 0);
+      if ((faults & S) !== 0) return STALLED;
       this.#events.commit();
     }
-    return (faults & FAULTS.A) !== 0 ? TRANSLATION.abort : TRANSLATION.raz;
+    return (faults & A) !== 0 ? ABORT : RAZ;
   }
 
   /** A fault of stage 2, which aborts or stalls; STE.S2R and STE.S2S govern all but external aborts. */
@@ -99,7 +113,7 @@ export class FaultReporter {
     hi: number,
     need: number,
   ): number {
-    const type = EVENT_OF_STATUS[status]!;
+    const type = TYPES[status]!;
     let bits = EVENT_BIT.S2 | (faultClass << EVENT_BIT.CLASS);
     this.last = type;
     if (status === WALK.EXTERNAL_ABORT) {

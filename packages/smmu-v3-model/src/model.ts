@@ -43,7 +43,7 @@ import { Tlb } from "./tlb.ts";
 import { ReadRecorder } from "./trace.ts";
 import { TranslationUnit } from "./translate.ts";
 import { canCacheWalks, WalkCache } from "./walk-cache.ts";
-import { Witness, WitnessedTlb, WitnessedUnit } from "./witness.ts";
+import { Witness, WitnessedTlb } from "./witness.ts";
 import type { StaleReport } from "./witness.ts";
 
 const CR0ACK = OFFSET.CR0ACK;
@@ -126,13 +126,14 @@ export class SmmuV3 implements Translator {
     const interrupts = new Interrupts(file, features, memory, options.irq ?? {}, options.msi, counters);
     this.#events = new EventQueue(file, features, policy, memory, interrupts, counters);
     const keeps = profile.stes.entries > 0 && profile.cds.entries > 0;
-    const Unit = witnessed ? WitnessedUnit : TranslationUnit;
-    const unit = new Unit(file, features, policy, memory, this.#events, this.#stes, this.#cds, tlb, keeps, counters);
+    const unit = new TranslationUnit(file, features, policy, memory, this.#events, this.#stes, this.#cds, tlb, keeps, counters);
     this.#unit = unit;
-    if (unit instanceof WitnessedUnit && tlb instanceof WitnessedTlb) {
+    if (tlb instanceof WitnessedTlb) {
       const { witness } = options;
       const sink = typeof witness === "function" ? witness : (report: StaleReport): unknown => this.staleReports.push(report);
-      unit.attach(new Witness(file, memory, tlb, counters, sink));
+      const observer = new Witness(file, memory, tlb, counters, sink);
+      unit.trace(observer.recorder);
+      unit.observe((sid, ssid, lo, hi, translate) => observer.observe(sid, ssid, lo, hi, translate));
     }
     const stalls = new Stalls(features, policy, this.#events, unit, counters);
     this.#stalls = stalls;

@@ -10,6 +10,20 @@ import { KIND } from "./tlb.ts";
 
 const PS_SHIFT = STE.S2PS.lsb - STE.S2T0SZ.lsb;
 const PS = STE.S2PS.mask << PS_SHIFT;
+// Of this module, for the compiler to see them as constants.
+const { EL1, EL2 } = KIND;
+const CONFIG_SHIFT = STE.Config.shift;
+const ONLY_S1 = STE_CONFIG.s1;
+/** Config[1]. */
+const USES_S2 = 2 << STE.Config.shift;
+const { word: STRW_WORD, shift: STRW_SHIFT } = STE.STRW;
+const STRW_EL2 = STE_STRW.el2;
+const STALLD_WORD = STE.S1STALLD.word;
+const STALLD = maskOf(STE.S1STALLD);
+const PIE = maskOf(STE.S1PIE);
+const {
+  S1STALLD: CONTEXT_STALLD, S1PIE: CONTEXT_PIE, SINGLE: CONTEXT_SINGLE, E2H: CONTEXT_E2H, LPAE_STAGE2: CONTEXT_LPAE,
+} = CD_CONTEXT;
 /** OAS from which physical addresses have 52 bits. */
 const LARGE_OAS = 6;
 
@@ -74,24 +88,24 @@ export function configureStage2(walker: Stage2Walker, words: Int32Array, at: num
 
 /** EL2 stream without E2H: one half, one privilege level, no ASID. */
 export function isSingle(kind: number, file: RegisterFile): boolean {
-  return kind === KIND.EL2 && (file.get(OFFSET.CR2) & maskOf(REG.CR2.E2H)) === 0;
+  return kind === EL2 && (file.get(OFFSET.CR2) & maskOf(REG.CR2.E2H)) === 0;
 }
 
 /** StreamWorld of a stream whose stage 1 is used (5.2, STRW). */
 export function streamKind(words: Int32Array, at: number, features: Features): number {
-  if (extract(words[at + STE.Config.word]!, STE.Config) !== STE_CONFIG.s1) return KIND.EL1;
-  const el2 = features.hyp && extract(words[at + STE.STRW.word]!, STE.STRW) === STE_STRW.el2;
-  return el2 ? KIND.EL2 : KIND.EL1;
+  if (((words[at]! >>> CONFIG_SHIFT) & 7) !== ONLY_S1) return EL1;
+  return features.hyp && ((words[at + STRW_WORD]! >>> STRW_SHIFT) & 3) === STRW_EL2 ? EL2 : EL1;
 }
 
 /** What the legality of a CD depends on in the STE `words[at]`: bits of CD_CONTEXT. `kind` and `single` as above. */
 export function cdContext(words: Int32Array, at: number, kind: number, single: boolean): number {
+  const word2 = words[at + STALLD_WORD]!;
   return (
-    (getField(words, at, STE.S1STALLD) === 1 ? CD_CONTEXT.S1STALLD : 0) |
-    (single ? CD_CONTEXT.SINGLE : 0) |
-    (kind === KIND.EL2 && !single ? CD_CONTEXT.E2H : 0) |
-    (usesLpaeStage2(words, at) ? CD_CONTEXT.LPAE_STAGE2 : 0) |
-    (getField(words, at, STE.S1PIE) === 1 ? CD_CONTEXT.S1PIE : 0)
+    ((word2 & STALLD) === 0 ? 0 : CONTEXT_STALLD) |
+    ((word2 & PIE) === 0 ? 0 : CONTEXT_PIE) |
+    (single ? CONTEXT_SINGLE : 0) |
+    (kind === EL2 && !single ? CONTEXT_E2H : 0) |
+    ((words[at]! & USES_S2) !== 0 && usesLpaeStage2(words, at) ? CONTEXT_LPAE : 0)
   );
 }
 

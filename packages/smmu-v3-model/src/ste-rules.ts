@@ -318,50 +318,59 @@ export function findSteViolation(words: Int32Array, at: number, features: Featur
   return STE_RULES.find((rule) => rule.illegal(subject));
 }
 
+/** Words of a STE that rules look at in any case, besides 1 and 7. */
+const SAME: readonly number[] = [0, 2, 4, 5, 6];
+/** Bits [55:32] of an address, in word 1 S1ContextPtr and in word 7 S2TTB: the more of them are one, the less it is legal. */
+const ADDRESS = 0x00ff_ffff;
+
 /**
- * Checks STEs, remembering the last legal one: the rules depend on nothing but the bits compared here, in which the streams of
- * one driver agree.
+ * Checks STEs, remembering a legal one for each choice of stages: the rules depend on nothing but the bits compared here, in which
+ * the streams of one driver agree. Of addresses it remembers all bits that were legal.
  */
 export class SteChecker {
   readonly #features: Features;
-  /** Words that rules look at, and which bits of them. */
-  readonly #watched: readonly number[];
+  /** Which bits of words rules look at. */
   readonly #masks = new Int32Array(STE_WORDS);
-  readonly #legal = new Int32Array(STE_WORDS);
-  #primed = false;
+  /** {@link STE_WORDS} for each Config[1:0]. */
+  readonly #legal = new Int32Array(4 * STE_WORDS);
+  /** A bit for each Config[1:0]: there is a legal STE. */
+  #primed = 0;
+  /** Rules look at words beyond 7, too. */
+  readonly #long: boolean;
 
   constructor(features: Features) {
     this.#features = features;
     const masks = this.#masks;
     masks[0] = 0x3f;
-    masks[1] = -1;
     masks[2] = -1;
     masks[4] = ~features.vmidMask & 0xffff;
     masks[5] = -1;
     masks[6] = 0xf;
-    masks[7] = -1;
-    masks[11] = features.mpam ? -1 : 0;
-    masks[14] = features.s2po ? -1 : 0;
-    masks[15] = features.s2po ? -1 : 0;
-    this.#watched = Array.from(masks.keys()).filter((word) => masks[word] !== 0);
+    this.#long = features.mpam || features.s2po;
   }
 
   /** True where the STE at `at` is not ILLEGAL. */
   check(words: Int32Array, at: number): boolean {
-    const watched = this.#watched;
-    const masks = this.#masks;
     const legal = this.#legal;
-    let i = this.#primed ? 0 : watched.length;
-    while (i < watched.length) {
-      const word = watched[i]!;
-      if (((words[at + word]! ^ legal[word]!) & masks[word]!) !== 0) break;
-      i++;
-    }
-    if (i === watched.length && this.#primed) return true;
+    const masks = this.#masks;
+    const stages = (words[at]! >>> 1) & 3;
+    const base = stages << 4;
+    const changed =
+      ((words[at]! ^ legal[base]!) & masks[0]!) |
+      (words[at + 2]! ^ legal[base | 2]!) |
+      ((words[at + 4]! ^ legal[base | 4]!) & masks[4]!) |
+      (words[at + 5]! ^ legal[base | 5]!) |
+      ((words[at + 6]! ^ legal[base | 6]!) & masks[6]!) |
+      ((words[at + 1]! ^ legal[base | 1]!) & ~ADDRESS) |
+      ((words[at + 7]! ^ legal[base | 7]!) & ~ADDRESS);
+    const known = changed === 0 && ((this.#primed >>> stages) & 1) !== 0 && !this.#long;
+    const more = ((words[at + 1]! & ~legal[base | 1]!) | (words[at + 7]! & ~legal[base | 7]!)) & ADDRESS;
+    if (known && more === 0) return true;
     if (findSteViolation(words, at, this.#features) !== undefined) return false;
-    for (const word of watched) legal[word] = words[at + word]!;
-    this.#primed = true;
+    for (const word of SAME) legal[base | word] = words[at + word]!;
+    legal[base | 1] = words[at + 1]! | (known ? legal[base | 1]! : 0);
+    legal[base | 7] = words[at + 7]! | (known ? legal[base | 7]! : 0);
+    this.#primed |= 1 << stages;
     return true;
   }
 }
-

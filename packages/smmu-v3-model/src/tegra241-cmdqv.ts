@@ -153,7 +153,7 @@ export class Tegra241Cmdqv implements RegisterWindow, CommandQueues {
       const logical = this.#failed((queue) => (queue.vintf === index ? queue.logical : -1));
       return mapWord(logical, (inside - VINTF.LVCMDQ_ERR_MAP) >> 2);
     }
-    return this.#vintfs[index]?.read(inside) ?? 0;
+    return this.#vintfs[index]!.read(inside);
   }
 
   /** `key` of every allocated queue that is in error, without those that are -1. */

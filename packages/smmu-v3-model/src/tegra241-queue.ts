@@ -46,8 +46,8 @@ export class VirtualCommandQueue {
   }
 
   read(page: number, offset: number): number {
-    if (page === 1) return this.#page1[offset >> 2] ?? 0;
-    return offset === VCMDQ.STATUS ? (this.enabled ? ENABLE : 0) : (this.#page0[offset >> 2] ?? 0);
+    if (page === 1) return this.#page1[offset >> 2]!;
+    return offset === VCMDQ.STATUS ? (this.enabled ? ENABLE : 0) : this.#page0[offset >> 2]!;
   }
 
   /** Stores what software may write: base and CONS only while the queue is off. */

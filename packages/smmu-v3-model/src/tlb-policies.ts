@@ -35,6 +35,10 @@ export class PolicyTlb extends Tlb {
     return at;
   }
 
+  override dropsPages(kind: number): boolean {
+    return super.dropsPages(kind) && !(this.#split && kind === KIND.IPA);
+  }
+
   override invalidateRange(): void {
     super.invalidateRange();
     if (this.#split && this.range.kind === KIND.IPA) this.dropByIpa();

@@ -1,28 +1,23 @@
 import { Replacement } from "./config-cache.ts";
 import type { CacheSize } from "./config-cache.ts";
+import { CONTEXT } from "./contexts.ts";
+import { contextHash, KIND, LAYOUT } from "./tlb-layout.ts";
+import { dropRange } from "./tlb-range.ts";
 import type { SavedWalk, WalkCache } from "./walk-cache.ts";
 import type { StateReader, StateWriter } from "./state.ts";
 
-const WAYS = 4;
-const ENTRY = 8;
-const SET = WAYS * ENTRY;
-const SET_SHIFT = 5;
-/** Multiplier of the hash; its high bits choose the set. */
-const MIX = 0x85eb_ca6b | 0;
+// Of this module, for the compiler to see them as constants.
+const { PAGE_KEY, TAG, HASH, FLOOR } = CONTEXT;
+const { WAYS, ENTRY, SET, MIX: SET_MIX, SIZE_SHIFT } = LAYOUT;
 const MAX_SET_BITS = 20;
-/** Ranges of more pages than this are invalidated by looking at every entry. */
-const PROBE_PAGES = 64;
 /** Context stamps are folded into the entries when there are more than this. */
 const MAX_STAMPS = 4096;
 
-/** What an entry translates from: the StreamWorld, or IPAs where stage 2 is the only stage. */
-export const KIND = { EL1: 0, IPA: 1, EL2: 2 } as const;
-
-/** Word 2 of a key: VA[63:44], kind, global, log2 of the size. */
-export const KIND_SHIFT = 20;
-export const GLOBAL: number = 1 << 22;
-const SIZE_SHIFT = 24;
-const PAGE_SIZE_4K = 12 << SIZE_SHIFT;
+export { KIND };
+/** Of a key; see {@link LAYOUT}. */
+export const KIND_SHIFT: number = LAYOUT.KIND_SHIFT;
+export const GLOBAL: number = LAYOUT.GLOBAL;
+export const PAGE_SIZE_4K: number = LAYOUT.PAGE_SIZE_4K;
 
 /** Word 5 and word 7 above the address, besides the level. */
 export const CLEAN_SHIFT = 23;
@@ -79,6 +74,8 @@ export class Tlb {
   data: Int32Array<ArrayBuffer>;
   /** Some entry was global since the TLB was last cleared: look-ups have to ask for those as well. */
   hasGlobals = false;
+  /** Zero as long as all entries have been for pages of 4K, and none of them global. */
+  variety = 0;
   /** Changes when a floor may have changed. */
   floorEpoch = 1;
   /** Operand of {@link invalidateRange}. */
@@ -122,7 +119,7 @@ export class Tlb {
 
   /** Hash of a context, to be passed to {@link find}. */
   static hash(tag: number, kind: number): number {
-    return Math.imul(tag ^ (kind << 30), 0x9e37_79b1);
+    return contextHash(tag, kind);
   }
 
   /** Oldest stamp that counts for entries of one context; `asid` -1 asks for its global entries. */
@@ -139,10 +136,10 @@ export class Tlb {
    */
   find(vpnLo: number, vpnHi: number, tag: number, key: number, hash: number, floor: number): number {
     const word2 = vpnHi | key;
-    const at = this.#look(vpnLo, word2 | PAGE_SIZE_4K, tag, hash, floor);
+    const at = this.findPage(vpnLo, word2 | PAGE_SIZE_4K, tag, hash, floor);
     if (at >= 0 || this.#sizeCount === 0) return at;
     for (let i = 0; i < this.#sizeCount; i++) {
-      const found = this.#look(vpnLo & this.#masks[i]!, word2 | this.#sizes[i]!, tag, hash, floor);
+      const found = this.findPage(vpnLo & this.#masks[i]!, word2 | this.#sizes[i]!, tag, hash, floor);
       if (found >= 0) return found;
     }
     return -1;
@@ -152,23 +149,30 @@ export class Tlb {
   findOther(at: number, vpnLo: number, vpnHi: number, tag: number, key: number, hash: number, floor: number): number {
     const word2 = vpnHi | key;
     for (let i = 0; i < this.#sizeCount; i++) {
-      const found = this.#look(vpnLo & this.#masks[i]!, word2 | this.#sizes[i]!, tag, hash, floor);
+      const found = this.findPage(vpnLo & this.#masks[i]!, word2 | this.#sizes[i]!, tag, hash, floor);
       if (found >= 0 && found !== at) return found;
     }
     return -1;
   }
 
-  #look(vpn: number, word2: number, tag: number, hash: number, floor: number): number {
+  /**
+   * Index of the entry for a 4K page, or -1.
+   * @param contexts,c the context of the stream
+   * @param vpnLo,vpnHi see {@link find}
+   */
+  hit(contexts: Int32Array, c: number, vpnLo: number, vpnHi: number): number {
+    return this.findPage(vpnLo, vpnHi | contexts[c | PAGE_KEY]!, contexts[c | TAG]!, contexts[c | HASH]!, contexts[c | FLOOR]!);
+  }
+
+  /** Index of the entry with these words 0, 1 and 2 that is not older than `floor`, or -1. */
+  findPage(vpn: number, word2: number, tag: number, hash: number, floor: number): number {
     const data = this.data;
-    const at = (Math.imul(vpn ^ hash, MIX) >>> this.#hashShift) << SET_SHIFT;
-    // Written out: this is the path of every translation.
-    if (data[at] === vpn && data[at + 2] === word2 && data[at + 1] === tag && data[at + 3]! >= floor) return at;
-    const b = at + ENTRY;
-    if (data[b] === vpn && data[b + 2] === word2 && data[b + 1] === tag && data[b + 3]! >= floor) return b;
-    const c = at + 2 * ENTRY;
-    if (data[c] === vpn && data[c + 2] === word2 && data[c + 1] === tag && data[c + 3]! >= floor) return c;
-    const d = at + 3 * ENTRY;
-    if (data[d] === vpn && data[d + 2] === word2 && data[d + 1] === tag && data[d + 3]! >= floor) return d;
+    const first = (Math.imul(vpn ^ hash, SET_MIX) >>> this.#hashShift) << 5;
+    if (data[first] === vpn && data[first | 2] === word2 && data[first | 1] === tag && data[first | 3]! >= floor) return first;
+    // Most sets that have what is asked for have it in their first way.
+    for (let at = first | 8; at < ((first + 32) | 0); at = (at + 8) | 0) {
+      if (data[at] === vpn && data[at | 2] === word2 && data[at | 1] === tag && data[at | 3]! >= floor) return at;
+    }
     return -1;
   }
 
@@ -181,7 +185,10 @@ export class Tlb {
     if (!this.#enabled) return;
     const mask = this.#sizeMask(fill.pageShift);
     const ownTag = fill.global ? tag & ~0xffff : tag;
-    if (fill.global) this.hasGlobals = true;
+    if (fill.global) {
+      this.hasGlobals = true;
+      this.variety = 1;
+    }
     if (fill.leafShift !== fill.pageShift) this.#fractured = true;
     const vpn = vpnLo & mask;
     const key = Tlb.key(kind, fill.global) | vpnHi | (fill.pageShift << SIZE_SHIFT);
@@ -189,16 +196,25 @@ export class Tlb {
     const paLo = fill.pageShift >= 32 ? 0 : fill.paLo & -(1 << fill.pageShift);
     const ipaLo = fill.pageShift >= 32 ? 0 : fill.ipaLo & -(1 << fill.pageShift);
     const above = fill.pageShift > 32 ? -(1 << (fill.pageShift - 32)) : -1;
-    const at = this.#place(vpn, ownTag, key);
+    const at = this.#claim(vpn, ownTag, key, Tlb.hash(ownTag, kind));
     const data = this.data;
-    data[at] = vpn;
-    data[at + 1] = ownTag;
-    data[at + 2] = key;
-    data[at + 3] = this.#now;
     data[at + 4] = paLo | fill.perm | (fill.perm2 << 6);
     data[at + 5] = (fill.paHi & above & 0xf_ffff) | (fill.level << 20) | (fill.clean << CLEAN_SHIFT);
     data[at + 6] = ipaLo | fill.leafShift;
     data[at + 7] = (fill.ipaHi & above & 0xf_ffff) | (fill.attributes << ATTRIBUTES_SHIFT);
+  }
+
+  /**
+   * Makes an entry for a 4K page that is not global; parameters as those of {@link hit}. The caller fills words 4 to 7 of the entry
+   * at the index returned. Not for a TLB that is not {@link enabled}.
+   */
+  placePage(contexts: Int32Array, c: number, vpnLo: number, vpnHi: number): number {
+    return this.#claim(vpnLo, contexts[c | TAG]!, vpnHi | contexts[c | PAGE_KEY]!, contexts[c | HASH]!);
+  }
+
+  /** Keeps anything. */
+  get enabled(): boolean {
+    return this.#enabled;
   }
 
   /** Everything but EL2 entries (TLBI_NSNH_ALL). */
@@ -234,24 +250,33 @@ export class Tlb {
 
   /** Entries of {@link range}; global ones whatever their ASID. */
   invalidateRange(): void {
-    const { range } = this;
-    const { kind, asid, pages } = range;
-    if (!range.leaf) this.walks?.dropRange(range);
-    // A tagged address and the VA that its entry is kept under agree after extension from bit 55.
-    const hi = kind === KIND.IPA ? range.addressHi : (range.addressHi << 8) >> 8;
-    if (pages === 1 && asid >= 0 && !this.#fractured) {
-      this.#probeContexts((range.addressLo >>> 12) | (hi << 20), hi >>> 12, range);
-      return;
-    }
-    const first = (hi >>> 0) * 0x10_0000 + (range.addressLo >>> 12);
-    if (pages > PROBE_PAGES || asid < 0 || this.#fractured) {
-      this.#scan(range, first);
-      return;
-    }
-    for (let i = 0; i < pages; i++) {
-      const page = first + i;
-      this.#probeContexts(page | 0, Math.floor(page / 0x1_0000_0000) & 0xf_ffff, range);
-    }
+    if (!this.range.leaf) this.walks?.dropRange(this.range);
+    dropRange(this);
+  }
+
+  /** An entry of a page of one ASID is found by that page: none of the kind is smaller than its stage-1 leaf. */
+  dropsPages(kind: number): boolean {
+    return kind !== KIND.EL1 || !this.#fractured;
+  }
+
+  /** 32 - log2 of the sets. */
+  get setShift(): number {
+    return this.#hashShift;
+  }
+
+  /** Number of sizes other than 4K that entries have had. */
+  get sizeCount(): number {
+    return this.#sizeCount;
+  }
+
+  /** Such a size, in place in word 2. */
+  sizeAt(index: number): number {
+    return this.#sizes[index]!;
+  }
+
+  /** Its mask of word 0. */
+  maskAt(index: number): number {
+    return this.#masks[index]!;
   }
 
   /** Drops entries of stage 1 whose output, an IPA where both stages are used, is in {@link range}. */
@@ -273,44 +298,6 @@ export class Tlb {
     return count;
   }
 
-  /** Drops one page of an ASID, and of no ASID. */
-  #probeContexts(vpnLo: number, vpnHi: number, { kind, vmid, asid, level }: TlbRange): void {
-    const tag = asid | (vmid << 16);
-    this.#probe(vpnLo, vpnHi, tag, Tlb.key(kind, false), Tlb.hash(tag, kind), level);
-    if (!this.hasGlobals) return;
-    const globalTag = vmid << 16;
-    this.#probe(vpnLo, vpnHi, globalTag, Tlb.key(kind, true), Tlb.hash(globalTag, kind), level);
-  }
-
-  #probe(vpnLo: number, vpnHi: number, tag: number, key: number, hash: number, level: number): void {
-    this.#drop(this.#look(vpnLo, vpnHi | key | PAGE_SIZE_4K, tag, hash, 1), level);
-    for (let i = 0; i < this.#sizeCount; i++) {
-      this.#drop(this.#look(vpnLo & this.#masks[i]!, vpnHi | key | this.#sizes[i]!, tag, hash, 1), level);
-    }
-  }
-
-  #drop(at: number, level: number): void {
-    if (at < 0) return;
-    const data = this.data;
-    if (level === 0 || ((data[at + 5]! >>> 20) & 7) === level) data[at + 3] = 0;
-  }
-
-  #scan({ kind, vmid, asid, pages, level }: TlbRange, first: number): void {
-    const data = this.data;
-    for (let at = 0; at < data.length; at += ENTRY) {
-      const tag = data[at + 1]!;
-      const key = data[at + 2]!;
-      if (((key >>> KIND_SHIFT) & 3) !== kind || tag >>> 16 !== vmid) continue;
-      if (asid >= 0 && (key & GLOBAL) === 0 && (tag & 0xffff) !== asid) continue;
-      if (level !== 0 && ((data[at + 5]! >>> 20) & 7) !== level) continue;
-      // The whole leaf counts, also where stage 2 cut the entry down.
-      const leafPages = 2 ** ((data[at + 6]! & 63) - 12);
-      const page = (key & 0xf_ffff) * 0x1_0000_0000 + (data[at]! >>> 0);
-      const start = page - (page % leafPages);
-      if (start < first + pages && start + leafPages > first) data[at + 3] = 0;
-    }
-  }
-
   #stamp(): number {
     this.floorEpoch++;
     return ++this.#now;
@@ -324,25 +311,48 @@ export class Tlb {
     for (let i = 0; i < this.#sizeCount; i++) if (this.#sizes[i] === size) return mask;
     this.#sizes[this.#sizeCount] = size;
     this.#masks[this.#sizeCount++] = mask;
+    this.variety = 1;
     return mask;
   }
 
-  /** Index for a new entry: its old place, else a free one, else a victim's. */
-  #place(vpn: number, tag: number, key: number): number {
+  /** A new entry, with its key: in its old place, else in a free one, else in a victim's. */
+  #claim(vpn: number, tag: number, key: number, hash: number): number {
     const data = this.data;
-    const hash = Tlb.hash(tag, (key >>> KIND_SHIFT) & 3);
-    const first = (Math.imul(vpn ^ hash, MIX) >>> this.#hashShift) << SET_SHIFT;
-    let free = -1;
-    for (let at = first; at < first + SET; at += ENTRY) {
-      if (data[at] === vpn && data[at + 1] === tag && data[at + 2] === key) return at;
-      if (free < 0 && data[at + 3] === 0) free = at;
+    const first = (Math.imul(vpn ^ hash, SET_MIX) >>> this.#hashShift) << 5;
+    let at = -1;
+    for (let way = 0, each = first; way < 4; way++, each = (each + 8) | 0) {
+      if (data[each] === vpn && data[each | 1] === tag && data[each | 2] === key) {
+        at = each;
+        break;
+      }
+      if (at < 0 && data[each | 3] === 0) at = each;
     }
-    if (free >= 0) return free;
-    if (!this.#grows) return this.#victim(first);
-    for (let at = first; at < first + SET; at += ENTRY) if (!this.#live(data, at)) return at;
-    if (this.#setBits >= MAX_SET_BITS) return this.#victim(first);
-    this.#grow();
-    return this.#place(vpn, tag, key);
+    if (at < 0) {
+      if (this.#grows) return this.#claimLarger(first, vpn, tag, key, hash);
+      at = this.#victim(first);
+    }
+    data[at] = vpn;
+    data[at | 1] = tag;
+    data[at | 2] = key;
+    data[at | 3] = this.#now;
+    return at;
+  }
+
+  /** The same in a full set of a TLB that grows: in a dead entry's place, or in a TLB of twice the size. */
+  #claimLarger(first: number, vpn: number, tag: number, key: number, hash: number): number {
+    const data = this.data;
+    let at = -1;
+    for (let each = first; each < first + SET; each += ENTRY) if (at < 0 && !this.#live(data, each)) at = each;
+    if (at < 0 && this.#setBits >= MAX_SET_BITS) at = this.#victim(first);
+    if (at < 0) {
+      this.#grow();
+      return this.#claim(vpn, tag, key, hash);
+    }
+    data[at] = vpn;
+    data[at | 1] = tag;
+    data[at | 2] = key;
+    data[at | 3] = this.#now;
+    return at;
   }
 
   #victim(first: number): number {
@@ -374,6 +384,7 @@ export class Tlb {
     this.#hypFloor = saved.hypFloor;
     this.#fractured = saved.fractured;
     this.hasGlobals = saved.hasGlobals;
+    this.variety = saved.hasGlobals ? 1 : 0;
     this.evictions = saved.evictions;
     this.#setBits = saved.setBits;
     this.#hashShift = 32 - saved.setBits;
@@ -403,7 +414,8 @@ export class Tlb {
     this.data = new Int32Array(SET << this.#setBits);
     for (let at = 0; at < old.length; at += ENTRY) {
       if (!this.#live(old, at)) continue;
-      const to = this.#place(old[at]!, old[at + 1]!, old[at + 2]!);
+      const key = old[at + 2]!;
+      const to = this.#claim(old[at]!, old[at + 1]!, key, Tlb.hash(old[at + 1]!, (key >>> KIND_SHIFT) & 3));
       for (let word = 0; word < ENTRY; word++) this.data[to + word] = old[at + word]!;
     }
   }

@@ -92,8 +92,8 @@ function invalidateAddress(
     const word0 = words[at]!;
     const granule = GRANULE_OF_TG[extract(word2, CMD.TG)]!;
     if (target.policy.ttlMismatch === "underMatch") range.level = levelHint(word2, granule, features);
-    const granules = (extract(word0, CMD.NUM) + 1) * 2 ** scaleOf(word0, features);
-    range.pages = granules * 2 ** (GRANULES[granule]!.pageShift - 12);
+    const log2 = scaleOf(word0, features) + GRANULES[granule]!.pageShift - 12;
+    range.pages = (extract(word0, CMD.NUM) + 1) * (log2 < 31 ? 1 << log2 : 2 ** log2);
   }
   if (overInvalidates(target, kind, vmid)) return CERROR.NONE;
   const wildcard = kind === KIND.EL2 ? 0 : target.vmidWildcard();

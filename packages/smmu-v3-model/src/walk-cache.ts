@@ -172,6 +172,15 @@ export class WalkCache {
     this.#contexts.delete(context);
   }
 
+  /** Drops the tables that span one address of a context; `tag` is ASID | VMID << 16. */
+  dropPage(kind: number, tag: number, lo: number, hi: number): void {
+    const entries = this.#contexts.get(contextOf(kind, tag));
+    if (entries === undefined) return;
+    for (const shift of this.#shifts) {
+      if (entries.delete(Math.floor(blockOf(lo, hi, shift)) * SHIFTS + shift)) this.#count--;
+    }
+  }
+
   /**
    * Drops the tables that span an address of a TLBI by address with Leaf = 0. A level hint names the leaf, and with it the tables
    * above that (4.4.1).

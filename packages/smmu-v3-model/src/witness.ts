@@ -1,4 +1,4 @@
-import { ACCESS, LEVEL } from "@smmuv3/platform";
+import { LEVEL } from "@smmuv3/platform";
 import type { Counters, Memory } from "@smmuv3/platform";
 import { CD, CD_WORDS, CMD, CMD_WORDS, COMMAND_NAMES, definedBits, extract, getField, L1CD, L1STD, maskOf, OFFSET, REG, STE, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 import type { AnyField } from "@smmuv3/smmu-v3-defs";
@@ -9,7 +9,6 @@ import type { TlbFill } from "./tlb.ts";
 import { PolicyTlb } from "./tlb-policies.ts";
 import { ReadRecorder } from "./trace.ts";
 import type { TracedRead } from "./trace.ts";
-import { TranslationUnit } from "./translate.ts";
 
 /** A translation that was made from something that memory no longer says. */
 export interface StaleReport {
@@ -168,12 +167,12 @@ export class Witness {
   }
 
   /** Runs one translation under observation and returns its result. */
-  observe(sid: number, ssid: number, lo: number, hi: number, flags: number, translate: () => number): number {
+  observe(sid: number, ssid: number, lo: number, hi: number, translate: () => number): number {
     const counts = this.#counts;
     const { steHits, cdMisses, tlbHits } = this.#ids;
     const before = [counts[steHits]!, counts[cdMisses]!, counts[tlbHits]!] as const;
     this.#sid = sid;
-    this.#ssid = (flags & ACCESS.ssidValid) === 0 ? -1 : ssid;
+    this.#ssid = ssid;
     this.#lo = lo;
     this.#hi = hi;
     this.recorder.reads = [];
@@ -376,22 +375,6 @@ export class Witness {
       if (name !== undefined && text.startsWith(`CMD_${name} `)) return true;
     }
     return false;
-  }
-}
-
-/** A translation unit under observation. */
-export class WitnessedUnit extends TranslationUnit {
-  #witness: Witness | undefined;
-
-  /** Observes from now on. */
-  attach(witness: Witness): void {
-    this.#witness = witness;
-    this.trace(witness.recorder);
-  }
-
-  override translate(sid: number, ssid: number, lo: number, hi: number, flags: number): number {
-    const translate = (): number => super.translate(sid, ssid, lo, hi, flags);
-    return this.#witness === undefined ? translate() : this.#witness.observe(sid, ssid, lo, hi, flags, translate);
   }
 }
 

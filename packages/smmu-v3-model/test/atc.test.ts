@@ -39,7 +39,7 @@ function device(options: Partial<DeviceAtcOptions> = {}, smmu: Partial<SmmuV3Opt
 
 const PASID = ACCESS.ssidValid;
 
-describe("DeviceAtc", () => {
+describe("3.9.1: DeviceAtc", () => {
   test("asks once, then uses what it holds", () => {
     const { rig, atc, root, access } = device();
     rig.map(root, VA, PA, S1.rw);
@@ -80,6 +80,17 @@ describe("DeviceAtc", () => {
     expect(access(VA + 0x1000)).toBe("abort");
     expect(atc.requests).toBe(3);
     expect(rig.events()).toEqual([]);
+  });
+
+  test("cleared, it asks again", () => {
+    const { rig, atc, root, access } = device();
+    rig.map(root, VA, PA, S1.rw);
+    expect(access(VA)).toBe(PA);
+    rig.memory.store64(rig.leaf(root, VA), 0, 0);
+    rig.command("TLBI_NSNH_ALL");
+    expect(access(VA)).toBe(PA);
+    atc.clear();
+    expect(access(VA)).toBe("abort");
   });
 
   test("it is bounded", () => {
@@ -229,7 +240,7 @@ describe("3.9.1.4 ATS Invalidation timeout", () => {
   });
 });
 
-describe("8 page requests of a device", () => {
+describe("chapter 8: page requests of a device", () => {
   function paged(): Device & { readonly answers: PageResponse[] } {
     const answers: PageResponse[] = [];
     const rig = new Rig({ id: WITH_ATS, cr0: 0 });

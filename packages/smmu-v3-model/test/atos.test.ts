@@ -104,7 +104,7 @@ function unmapTable(rig: Rig): void {
 const single: Setup = (rig) => void rig.stage1(1);
 const nested: Setup = (rig) => void rig.nested(1, 7);
 
-describe("9.1.4, 9.1.5: faults [name, setup, request, result]", () => {
+describe("9.1.4, 9.1.5: faults", () => {
   const rows: readonly (readonly [string, Setup, Partial<Asked>, AtosResult])[] = [
     ["TYPE 0", single, { stage: "0" }, fault("INV_REQ")],
     ["TYPE 2 with a SubstreamID", nested, { stage: "2", ssid: 1 }, fault("INV_REQ")],
@@ -194,7 +194,7 @@ describe("6.3.37: RUN", () => {
   });
 });
 
-describe("hardware updates", () => {
+describe("9.1: hardware updates", () => {
   const AF = 1 << 10;
   const DBM = 1 << (51 - 32);
 
@@ -233,4 +233,33 @@ describe("hardware updates", () => {
     expect(rig.smmu.atos({ ...asked, stage: "1+2" })).toMatchObject({ fault: false, address: PA });
     expect(rig.memory.load32(leaf) & 0x80).toBe(0x80);
   });
+});
+
+describe("6.3.40: PAR", () => {
+  test.each<[string, number, number, AtosResult]>([
+    ["a block of 16 TiB", 1 << 11, 0x800 | (0x44 << 24), { fault: false, address: 0, size: 2 ** 44, mair: 0x44, shareability: 0 }],
+    ["a block of 2 MiB", (1 << 20) | (1 << 11) | (3 << 8), 1, { fault: false, address: 2 ** 32, size: 2 ** 21, mair: 0, shareability: 3 }],
+    ["an unknown code", 1 | (0xe5 << 4), 0, fault("0xe5")],
+  ])("%s", (_name, lo, hi, result) => {
+    expect(decodePar(lo, hi)).toEqual(result);
+  });
+});
+
+test.each([["qemuStage1", "1"], ["qemuStage2", "2"], ["qemuNested", "1+2"]] as const)("9.1: without a stage, atos() of %s asks for %s", (preset, stage) => {
+  const rig = new Rig({ id: PRESETS[preset] });
+  const tables = { IPS: 4 };
+  if (preset === "qemuStage2") rig.map(rig.stage2(1, 1, { S2PS: 4, S2T0SZ: 20 }), VA, PA, S2.rw);
+  else rig.map(rig.stage1(1, tables), VA, PA, S1.rw);
+  const asked = { sid: 1, address: VA } as const;
+  expect(rig.smmu.atos(asked)).toEqual(rig.smmu.atos({ ...asked, stage }));
+});
+
+test("9.1.4: attributes of MAIR1, and an instruction fetch", () => {
+  const rig = new Rig({ id });
+  const XN = 1 << 22;
+  const root = rig.stage1(1, { MAIR1: 0x4400 });
+  rig.map(root, VA, PA, S1.rw | (5 << 2));
+  expect(request(rig, { sid: 1, address: VA })).toMatchObject({ fault: false, mair: 0x44 });
+  rig.memory.store32(rig.leaf(root, VA) + 4, XN | 8);
+  expect(request(rig, { sid: 1, address: VA, flags: ACCESS.instruction })).toEqual(fault("F_PERMISSION"));
 });

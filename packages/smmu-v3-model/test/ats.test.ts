@@ -457,7 +457,33 @@ describe("3.9.1.3 Translated transactions", () => {
   });
 });
 
-test("without ATS there is no port", () => {
+describe("3.9.1: Translation Requests of other streams", () => {
+  test("VMSAv8-32 tables, TTB1 with TBI, PRIVCFG and a block of 512 GiB", () => {
+    const lpae: IdRegisters = { ...WITH_ATS, IDR0: WITH_ATS.IDR0 | (3 << 2) };
+    const rig = rigWith({ id: lpae });
+    // Level 1 of a 32-bit address has four entries of 1 GiB.
+    const root = rig.stage1(1, { AA64: 0, T0SZ: 0, IPS: 0 }, FULL);
+    rig.memory.store64(root + 8, (PA % 2 ** 32) | S1.rw | 1, PA / 2 ** 32);
+    expect(ask(rig, { address: 0x4000_0000 })).toEqual({ status: "success", granted: [`${PA.toString(16)} of 40000000: R W`] });
+  });
+
+  test("a tagged address of an untranslated access and a request share their TLB entry", () => {
+    const rig = rigWith();
+    rig.map(rig.stage1(1, { TBI0: 1 }, FULL), VA, PA, S1.rw);
+    expect(ask(rig, { address: VA + 2 ** 60 })).toEqual({ status: "success", granted: [RW] });
+    expect(rig.access(1, VA).pa).toBe(PA);
+    expect(rig.smmu.counters.read("tlb.hits").device).toBe(1);
+  });
+
+  test("S1DSS = ssid0: SubstreamID 0 is refused", () => {
+    const rig = rigWith();
+    rig.map(rig.stage1(2, {}, SUBSTREAMS), VA, PA, S1.rw);
+    expect(ask(rig, { sid: 2, ssid: 0 })).toEqual({ status: "CA", granted: [] });
+    expect(names(rig)).toEqual(["F_STREAM_DISABLED"]);
+  });
+});
+
+test("3.9.1: without ATS there is no port", () => {
   const rig = new Rig();
   expect(rig.smmu.features.ats).toBe(false);
   expect(() => rig.smmu.ats).toThrow(TypeError);

@@ -75,7 +75,7 @@ const ILLEGAL: readonly (readonly [rule: string, values: CdValues, id: IdRegiste
   ["PIIP runs what PIIU writes", { ...GOOD, PIE: 1, PIIP: 3 * 8, PIIU: 5 * 8 }, S1PI, PIE],
 ];
 
-describe("ILLEGAL (5.4.2)", () => {
+describe("ILLEGAL CD (5.4.2)", () => {
   const cases = ILLEGAL.map(([rule, values, id, context]) => ({
     rule,
     values,
@@ -83,7 +83,7 @@ describe("ILLEGAL (5.4.2)", () => {
     context: context ?? EL1,
     section: CD_RULES.find(({ name }) => name === rule)?.section,
   }));
-  test.each(cases)("$section, $rule: $values", ({ rule, values, id, context }) => {
+  test.each(cases)("$section: $rule | $values", ({ rule, values, id, context }) => {
     expect(findCdViolation(cd(values), 0, decodeFeatures(id), context)?.name).toBe(rule);
   });
 
@@ -93,7 +93,7 @@ describe("ILLEGAL (5.4.2)", () => {
   });
 });
 
-describe("legal", () => {
+describe("5.4.2: legal CD", () => {
   test.each<[string, CdValues, IdRegisters, CdContext]>([
     ["one half", GOOD, qemuNested, EL1],
     ["both halves", BOTH, qemuNested, EL1],
@@ -120,7 +120,7 @@ describe("legal", () => {
   });
 });
 
-test("the checker agrees with the rules after any legal CD", () => {
+test("5.4.2: the checker agrees with the rules after any legal CD", () => {
   for (const first of [GOOD, BOTH]) {
     for (const [, values, id, context] of ILLEGAL) {
       const features = decodeFeatures(id);

@@ -94,9 +94,10 @@ const GATE: Readonly<Record<CommandName, IdRegisters | "secure" | undefined>> = 
 };
 const NAMES = Object.keys(GATE) as CommandName[];
 
-describe("which SMMU has the command", () => {
+describe("CERROR_ILL without the feature", () => {
   const everything = new Queue(full);
-  test.each(NAMES)("%s", (name) => {
+  const rows = NAMES.map((name) => ({ name, section: COMMANDS[name].section, of: GATE[name] === "secure" ? ", not on a Non-secure queue" : "" }));
+  test.each(rows)("$section: CMD_$name$of", ({ name }) => {
     const gate = GATE[name];
     const note = `${COMMANDS[name].section} CMD_${name}`;
     expect(everything.error(name), note).toBe(gate === "secure" ? ILL : NONE);

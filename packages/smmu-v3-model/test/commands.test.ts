@@ -98,7 +98,7 @@ describe("errors (4.1.3, 7.1)", () => {
   });
 });
 
-describe("SYNC", () => {
+describe("4.7.3: CMD_SYNC", () => {
   const MSI = BASE + 0x9_0004;
 
   test("CS = IRQ without an address pulses the wire", () => {
@@ -153,7 +153,7 @@ describe("SYNC", () => {
   });
 });
 
-describe("progress", () => {
+describe("4.1.2: progress", () => {
   test("the queue wraps", () => {
     const rig = new Rig();
     for (let i = 0; i < 3 << CMDQ_LOG2; i++) rig.command("SYNC");

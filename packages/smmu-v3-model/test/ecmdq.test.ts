@@ -275,7 +275,7 @@ test("12.3 Service Failure Mode leaves queues alone, and answers PCIe with CA", 
   expect(pri.pageRequest({ sid: 1, address: 0, prgIndex: 0, last: true })).toBe("answered");
 });
 
-test("reset disables the queues", () => {
+test("3.5.6.2: reset disables the queues", () => {
   const e = new EcmdqRig();
   e.enable(0);
   e.rig.smmu.reset();

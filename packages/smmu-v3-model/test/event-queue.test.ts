@@ -247,3 +247,13 @@ describe("3.18.2 interrupts of the queue", () => {
     expect(seen).toEqual([1, 1, 1]);
   });
 });
+
+test("7.2: records in memory that cannot be read are not decoded", () => {
+  const rig = new Rig();
+  rig.stage1(1);
+  rig.access(1, 0x1000);
+  rig.memory.perm[rig.memory.pageIndex(EVTQ)] = 0;
+  expect(rig.smmu.decodeEvents()).toEqual([]);
+  rig.memory.perm[rig.memory.pageIndex(EVTQ)] = 3;
+  expect(rig.smmu.decodeEvents()).toHaveLength(1);
+});

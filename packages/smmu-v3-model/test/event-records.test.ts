@@ -73,8 +73,8 @@ function ones([msb, lsb]: Bits, wide: boolean): number {
   return wide ? 2 ** 52 : 2 ** (msb - lsb + 1) - 1;
 }
 
-describe("7.3 fields", () => {
-  test.each(NAMES)("%s", (name) => {
+describe("7.3 the record, field by field", () => {
+  test.each(NAMES.map((name) => ({ name, section: EVENTS[name].section })))("$section: $name", ({ name }) => {
     const { type, fields } = FIGURES[name];
     expect(EVENTS[name].type).toBe(type);
     for (const [field, at] of Object.entries(fields)) {
@@ -105,7 +105,7 @@ describe("7.3 fields", () => {
   });
 });
 
-describe("IMPLEMENTATION DEFINED Reason", () => {
+describe("7.3: IMPLEMENTATION DEFINED Reason", () => {
   const WIDTH: Readonly<Partial<Record<EventName, number>>> = {
     F_UUT: 16, F_STE_FETCH: 16, F_CD_FETCH: 16, F_WALK_EABT: 16, F_VMS_FETCH: 16, F_TLB_CONFLICT: 32, F_CFG_CONFLICT: 32,
   };
@@ -162,7 +162,7 @@ test("5.5 silent by A and R: nothing is recorded", () => {
   expect(rig.events().map(([type, sid]) => [type, sid])).toEqual([[0x10, 3]]);
 });
 
-test("a record is 32 bytes, the CD's address one of its words", () => {
+test("7.3: a record is 32 bytes, the CD's address one of its words", () => {
   const rig = new Rig();
   rig.stage1(1);
   rig.memory.perm[rig.memory.pageIndex(CDS)] = 0;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ACCESS, TRANSLATION } from "@smmuv3/platform";
-import { OFFSET, STE_CONFIG } from "@smmuv3/smmu-v3-defs";
+import { OFFSET, STE_CONFIG, STE_S1DSS } from "@smmuv3/smmu-v3-defs";
 import { formatExplanation } from "../src/index.ts";
 import type { Explanation, ExplainOptions } from "../src/index.ts";
 import { BASE, CDS, PA, Rig, S1, S2, STRTAB } from "./rig.ts";
@@ -108,6 +108,67 @@ describe("the rule that decides", () => {
     const unknown = explain(rig, 2, VA, ACCESS.read, 0, { unreadableIsUnknown: true });
     expect(unknown).toMatchObject({ outcome: "unknown", event: undefined });
   });
+});
+
+describe("what a descriptor is, in words", () => {
+  const XN1 = 1 << 21;
+  const XN2 = 1 << 22;
+  test.each<[string, (rig: Rig) => number, number, number, RegExp]>([
+    ["not executable", (rig) => rig.stage1(1), S1.rw | 3, XN1 | XN2, /^page 0x800000000 AP=rw AF=1 nG PXN UXN AttrIndx=0$/u],
+    ["writable-clean", (rig) => rig.stage1(1), S1.ro | 3, 0x8_0000, /AP=ro AF=1 DBM nG/u],
+    ["global, privileged", (rig) => rig.stage1(1), (S1.priv & ~0x800) | 3, 0, /AP=privileged-rw AF=1 global/u],
+    ["reserved", (rig) => rig.stage1(1), S1.rw | 1, 0, /^reserved: bit 1 is 0 at level 3$/u],
+    ["stage 2, XN", (rig) => rig.stage2(1), S2.rw | 3, XN2, /S2AP=rw AF=1 XN=2 MemAttr=0xf/u],
+  ])("%s", (_name, build, lo, hi, text) => {
+    const rig = new Rig();
+    const root = build(rig);
+    rig.map(root, VA, PA, 0);
+    rig.memory.store64(rig.leaf(root, VA), lo, hi | 8);
+    expect(explain(rig, 1, VA).reads.at(-1)!.text).toMatch(text);
+  });
+
+  test("a block, and what a table restricts", () => {
+    const rig = new Rig();
+    const root = rig.stage1(1);
+    rig.map(root, 0x4000_0000, PA, S1.rw, 0x4000_0000);
+    rig.memory.store64(root, rig.memory.load32(root), 0x7800_0000);
+    expect(explain(rig, 1, VA).reads.slice(-2).map(({ text }) => text)).toEqual([
+      expect.stringMatching(/^table 0x[0-9a-f]+ APTable=ro APTable=privileged UXNTable PXNTable$/u),
+      "block 0x800000000 AP=rw AF=1 nG AttrIndx=0",
+    ]);
+  });
+});
+
+describe("what ends an access without an event", () => {
+  test.each<[string, RegExp, string, (rig: Rig) => void]>([
+    ["Service Failure Mode", /Service Failure Mode/u, "12.3", (rig) => { rig.smmu.enterServiceFailure(); }],
+    ["disabled, GBPA.ABORT", /GBPA.ABORT is 1/u, "3.11", (rig) => {
+      rig.write("CR0", 0xc);
+      rig.write("GBPA", 0x8010_0000);
+    }],
+    ["S1DSS = bypass", /bypasses translation/u, "5.2 Config", (rig) => { rig.stage1(1, {}, { S1CDMax: 2, S1DSS: STE_S1DSS.bypass }); }],
+  ])("%s", (_name, text, section, build) => {
+    const rig = new Rig();
+    build(rig);
+    expect(explain(rig, 1, VA).rule).toEqual({ text: expect.stringMatching(text) as string, section });
+  });
+
+  test("a bypassed address that is too large", () => {
+    const rig = new Rig();
+    rig.ste(1, { Config: STE_CONFIG.bypass });
+    expect(explain(rig, 1, 2 ** 55).rule).toMatchObject({ text: expect.stringContaining("the stream bypasses translation") as string, section: "7.3.14" });
+  });
+});
+
+test("text tells the kind of the access, the substream, the PA, and an event that is not recorded", () => {
+  const rig = new Rig({ cr2: 0 });
+  rig.map(rig.stage1(1), VA, PA, S1.rw);
+  expect(formatExplanation(explain(rig, 1, VA))).toContain("SID 1, read of 0x40001000: ok, PA 0x800000000");
+  const fetch = ACCESS.privileged | ACCESS.instruction | ACCESS.ssidValid;
+  expect(formatExplanation(explain(rig, 1, VA, fetch, 7))).toContain("SID 1 SSID 7, privileged instruction read of 0x40001000: abort");
+  const silent = new Rig();
+  silent.map(silent.stage1(1, { R: 0 }), VA, PA, S1.noAf);
+  expect(formatExplanation(explain(silent, 1, VA))).toContain("F_ACCESS, not recorded");
 });
 
 test("an explanation is text of at most 100 columns, and JSON", () => {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { ACCESS } from "@smmuv3/platform";
-import { STE, STE_CONFIG } from "@smmuv3/smmu-v3-defs";
+import { COMMANDS, STE, STE_CONFIG } from "@smmuv3/smmu-v3-defs";
 import type { CMD, CommandName } from "@smmuv3/smmu-v3-defs";
 import { PA, Rig, S1, S2, STRTAB, CDS } from "./rig.ts";
 
@@ -113,22 +113,27 @@ const SCOPE: readonly (readonly [name: CommandName, values: Values, gone: readon
   ["TLBI_NSNH_ALL", {}, ENTRIES.filter((entry) => entry !== "el2")],
 ];
 
-describe("scope of TLB invalidation, lazy profile", () => {
-  test.each(SCOPE)("%s %j", (name, values, gone) => {
+describe("scope of TLB invalidation", () => {
+  const rows = SCOPE.map(([name, values, gone]) => ({ name, values, gone, section: COMMANDS[name].section }));
+  test.each(rows)("$section: CMD_$name | $values", ({ name, values, gone }) => {
     const warm = new Warm();
     expect(warm.gone()).toEqual([]);
     warm.rig.command(name, values);
     expect(warm.gone().sort()).toEqual([...gone].sort());
   });
 
-  test("CR0.VMW ignores low bits of the VMID", () => {
+  const MATCHING: readonly (readonly [vmw: number, vmid: number, gone: readonly Entry[]])[] = [
+    [0, 3, []], [0, 2, ["vmid2"]], [1, 3, ["vmid2"]], [1, 0, OF_VMID1_S1], [2, 3, [...OF_VMID1_S1, "vmid2"]], [2, 4, []],
+    [3, 7, [...OF_VMID1_S1, "vmid2"]], [3, 8, []], [4, 15, [...OF_VMID1_S1, "vmid2"]], [4, 16, []], [5, 3, []], [6, 3, []], [7, 3, []],
+  ];
+  test.each(MATCHING)("6.3.9: CR0.VMW = %i, the VMID bits that a TLBI ignores | VMID %i", (vmw, vmid, gone) => {
     const warm = new Warm();
-    warm.rig.write("CR0", 0xd | (2 << 6));
-    warm.rig.command("TLBI_NH_ALL", { VMID: 3 });
-    expect(warm.gone().sort()).toEqual([...OF_VMID1_S1, "vmid2"].sort());
+    warm.rig.write("CR0", 0xd | (vmw << 6));
+    warm.rig.command("TLBI_NH_ALL", { VMID: vmid });
+    expect(warm.gone().sort()).toEqual([...gone].sort());
   });
 
-  test("an eager SMMU has nothing to invalidate", () => {
+  test("16.2: an eager SMMU has nothing to invalidate", () => {
     const rig = new Rig({ profile: "eager" });
     const root = rig.stage1(1);
     rig.map(root, VA, PA, S1.rw);
@@ -138,7 +143,7 @@ describe("scope of TLB invalidation, lazy profile", () => {
   });
 });
 
-test("a block that stage 2 cuts into pages is invalidated by any address in it", () => {
+test("4.4.2.3: a block that stage 2 cuts into pages is invalidated by any address in it", () => {
   const rig = new Rig();
   const { root1, root2 } = rig.nested(7, 1, { ASID: 7 });
   rig.map(root1, 0x8000_0000, IPA, S1.rw, 0x20_0000);
@@ -150,7 +155,7 @@ test("a block that stage 2 cuts into pages is invalidated by any address in it",
   for (let page = 0; page < 4; page++) expect(rig.outcome(7, 0x8000_0000 + page * 0x1000)).toBe("F_TRANSLATION");
 });
 
-test("more contexts than stamps: invalidations are not lost", () => {
+test("4.4.2.2: more contexts than stamps: invalidations are not lost", () => {
   const rig = new Rig();
   const root = rig.stage1(1, { ASID: 1 });
   rig.map(root, VA, PA, S1.rw);
@@ -163,7 +168,7 @@ test("more contexts than stamps: invalidations are not lost", () => {
   expect(rig.outcome(1, VA)).toBe("F_TRANSLATION");
 });
 
-test("a lazy TLB grows, a finite one evicts, and both stay right", () => {
+test("16.2: a lazy TLB grows, a finite one evicts, and both stay right", () => {
   const PAGES = 20_000;
   for (const profile of ["lazy", "finite"] as const) {
     const rig = new Rig({ profile });
@@ -185,7 +190,7 @@ test("a lazy TLB grows, a finite one evicts, and both stay right", () => {
   }
 });
 
-describe("configuration caches, lazy profile", () => {
+describe("4.3: configuration caches", () => {
   const SSID = ACCESS.ssidValid;
   /** Streams 8 and 9 with two substreams each. Then every STE becomes an abort and every CD invalid. */
   function warm(): { rig: Rig; look: (sid: number, ssid: number) => number | string } {
@@ -220,7 +225,7 @@ describe("configuration caches, lazy profile", () => {
     ["CFGI_STE_RANGE", { SID: 10, Range: 0 }, []],
     ["CFGI_STE_RANGE", { SID: 15, Range: 2 }, KEYS],
     ["CFGI_STE_RANGE", { Range: 31 }, KEYS],
-  ])("CDs: %s %j", (name, values, expected) => {
+  ])("the CDs of CMD_%s | %j", (name, values, expected) => {
     const { rig, look } = warm();
     rig.command(name, values);
     expect(gone(look)).toEqual(expected);
@@ -231,7 +236,7 @@ describe("configuration caches, lazy profile", () => {
     ["CFGI_CD_ALL", { SID: 8 }, "C_BAD_CD"],
     ["CFGI_STE", { SID: 9 }, PA],
     ["CFGI_STE", { SID: 8 }, "C_BAD_STE"],
-  ])("the STE stays where only CDs go: %s %j", (name, values, expected) => {
+  ])("the STE stays where only CDs go: CMD_%s | %j", (name, values, expected) => {
     const { rig, look } = warm();
     rig.memory.fill(STRTAB + 8 * 64, 64, 0);
     rig.command(name, values);
@@ -265,6 +270,31 @@ describe("configuration caches, lazy profile", () => {
     rig.command("CFGI_STE", { SID: 2 });
     rig.access(2, VA, ACCESS.write);
     expect(rig.events()).toEqual([]);
+  });
+
+  test("a cache that grows keeps every configuration until it is invalidated, and takes the place of those that were", () => {
+    const small = { entries: 4, grows: true };
+    const rig = new Rig({ profile: { tlb: { entries: 0, grows: false }, stes: small, cds: small } });
+    const root = rig.stage1(0);
+    rig.map(root, VA, PA, S1.rw);
+    const build = (): void => {
+      for (let sid = 0; sid < 64; sid++) {
+        rig.ste(sid, { Config: STE_CONFIG.s1, S1ContextPtr: CDS + sid * 64 });
+        rig.cd(CDS + sid * 64, { TTB0: root, ASID: sid });
+      }
+    };
+    const outcomes = (): Set<number | string> => new Set(Array.from({ length: 64 }, (_, sid) => rig.outcome(sid, VA)));
+    for (let round = 0; round < 3; round++) {
+      build();
+      expect(outcomes()).toEqual(new Set([PA]));
+      rig.memory.fill(STRTAB, 64 * 64, 0);
+      expect(outcomes()).toEqual(new Set([PA]));
+      expect(rig.smmu.cacheStats()).toMatchObject({ stes: 64, cds: 64 });
+      for (let sid = 0; sid < 64; sid++) rig.command("CFGI_STE", { SID: sid });
+      expect(outcomes()).toEqual(new Set(["C_BAD_STE"]));
+      rig.command("CFGI_STE_RANGE", { Range: 31 });
+      rig.events();
+    }
   });
 
   test("a finite cache that evicted a stream's configuration fetches it again", () => {

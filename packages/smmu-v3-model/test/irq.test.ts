@@ -97,7 +97,7 @@ describe.each(NAMES)("3.18: %s", (source) => {
   });
 });
 
-describe("2.10: edges", () => {
+describe("3.18.2: edges", () => {
   test("a queue interrupts when it becomes not empty, and not again until it was emptied", () => {
     const { rig, pulses } = fixture("evtq", {}, 0);
     rig.access(63, 0);

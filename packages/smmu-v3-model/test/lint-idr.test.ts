@@ -18,11 +18,11 @@ function change(base: IdRegisters, fields: readonly (readonly [Field, number])[]
 
 const ids = (id: IdRegisters): string[] => lintIdr(id).map((finding) => finding.id);
 
-test.each(Object.keys(PRESETS) as PresetName[])("preset %s is consistent", (name) => {
+test.each(Object.keys(PRESETS) as PresetName[])("6.3.1 to 6.3.8: preset %s is consistent", (name) => {
   expect(lintIdr(PRESETS[name])).toEqual([]);
 });
 
-describe("known identities that are not", () => {
+describe("6.3.1 to 6.3.8: known identities that are not consistent", () => {
   test.each([
     // The default of gem5 24.0: CMDQS 7, EVENTQS 0, SIDSIZE 0.
     ["gem5", { IDR0: 0x094c_100f, IDR1: 0x00e0_0000, IDR3: 0, IDR5: 0x55 }, ["eventqs-zero", "sidsize-unused"]],
@@ -104,7 +104,8 @@ const BREAKS: readonly (readonly [string, IdRegisters, readonly (readonly [Field
 ];
 
 describe("each rule", () => {
-  test.each(BREAKS)("%s (%#)", (rule, base, fields) => {
+  const rows = BREAKS.map(([id, base, fields]) => ({ ...IDR_RULES.find((rule) => rule.id === id)!, base, fields }));
+  test.each(rows)("$section: lintIdr, $id: $text", ({ id: rule, base, fields }) => {
     expect(ids(base)).toEqual([]);
     expect(ids(change(base, fields))).toContain(rule);
   });

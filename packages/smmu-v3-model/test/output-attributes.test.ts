@@ -1,9 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { ACCESS, hi32, lo32 } from "@smmuv3/platform";
 import { PRESETS } from "../src/index.ts";
-import { STE_CONFIG } from "@smmuv3/smmu-v3-defs";
+import { STE_CONFIG, STE_S1DSS } from "@smmuv3/smmu-v3-defs";
 import type { IdRegisters, ProfileName } from "../src/index.ts";
-import { PA, Rig, S1, S2 } from "./rig.ts";
+import { CDS, PA, Rig, S1, S2 } from "./rig.ts";
 import type { CdValues, SteValues } from "./rig.ts";
 
 const VA = 0x12_3456_7000;
@@ -88,4 +88,15 @@ test.each<[string, IdRegisters, CdValues, SteValues, boolean, boolean]>([
   rig.map(rig.stage1(1, cd, ste), VA, PA, S1.ro);
   const out = rig.smmu.attributes(1, 0, lo32(VA), hi32(VA), ACCESS.privileged | ACCESS.instruction);
   expect([out?.privileged, out?.instruction]).toEqual([privileged, instruction]);
+});
+
+test("13.1.5: an access that is refused has none; a substream has those of its CD", () => {
+  const rig = new Rig();
+  const root = rig.stage1(2, {}, { S1CDMax: 1, S1DSS: STE_S1DSS.bypass });
+  rig.map(root, VA, PA, S1.rw);
+  rig.cd(CDS + 2 * 64 + 64, { TTB0: root, ASID: 9, MAIR0: 0x44 });
+  expect(of(rig, 2)).toBeDefined();
+  expect(rig.smmu.attributes(2, 1, lo32(VA), hi32(VA), ACCESS.ssidValid)).toMatchObject({ mair: 0x44 });
+  expect(rig.smmu.attributes(2, 1, lo32(VA), hi32(VA) + 1, ACCESS.ssidValid)).toBeUndefined();
+  expect(rig.events()).toEqual([]);
 });

@@ -64,7 +64,7 @@ const STOP = { ssid: 5, read: false, write: false, last: true };
 const success = (ssid = -1): PageResponse => ({ sid: SID, ssid, prgIndex: 3, code: PRG_RESPONSE.success });
 const failure = (ssid = -1): PageResponse => ({ sid: SID, ssid, prgIndex: 3, code: PRG_RESPONSE.failure });
 
-describe("8 records", () => {
+describe("chapter 8: records", () => {
   test.each<[string, Partial<PageRequest>, number[]]>([
     ["read", {}, [1, 0x1000_0000, 0x1003, 0]],
     ["write, last", { write: true, read: false, last: true }, [1, 0x6000_0000, 0x1003, 0]],

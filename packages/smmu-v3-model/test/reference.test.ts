@@ -272,12 +272,12 @@ function ask(smmu: SmmuV3, access: Access): object {
 
 const entropy = fc.array(fc.integer({ min: 0, max: 2 ** 31 - 1 }), { minLength: 97, maxLength: 97 });
 
-describe.each<ProfileName>(["eager", "lazy"])("profile %s agrees with a slow model in outcome, record and memory", (profile) => {
+describe.each<ProfileName>(["eager", "lazy"])("3.3.2: agrees with a slow model in outcome, record and memory | profile %s", (profile) => {
   const own = Memory.allocate({ base: BASE, size: SIZE });
   const theirs = Memory.allocate({ base: BASE, size: SIZE });
   const seen = new Map<string, number>();
 
-  test.each([11, 22, 33])("seed %i", (seed) => {
+  test.each([11, 22, 33])("random configurations | seed %i", (seed) => {
     fc.assert(
       fc.property(entropy, (values) => {
         own.words.fill(0);

@@ -55,7 +55,7 @@ describe("features without which a register is RES0", () => {
     ["6.3.44", "VATOS_SEL", qemuNested, full],
     ["6.3.46", "DPT_BASE", full, withDpt],
     ["6.3.47", "DPT_BASE_CFG", full, withDpt],
-  ] as const)("%s %s", (_section, name, without, having) => {
+  ] as const)("%s: %s", (_section, name, without, having) => {
     for (const [id, writable] of [[without, false], [having, true]] as const) {
       const { registers } = bare(id);
       registers.write32(OFFSET[name], -1);
@@ -238,6 +238,7 @@ describe("policy", () => {
     spread.write64(OFFSET.IRQ_CTRL, 5, 0);
     spread.write32(OFFSET.CR1 + 2, 0x2);
     expect([spread.read32(OFFSET.IRQ_CTRL), spread.read32(OFFSET.CR1), spread.read32(OFFSET.CR2)]).toEqual([5, 2, 2]);
+    expect(spread.read32(OFFSET.CR1 + 2)).toBe(2);
     const abort = bare(reference, { registerAccess: "abort" }).registers;
     expect(() => abort.read64(OFFSET.IDR0)).toThrow(RegisterAbort);
     expect(() => { abort.write32(2, 0); }).toThrow(/write of 4 bytes at 0x2/);
@@ -257,7 +258,7 @@ describe("policy", () => {
     expect([registers.read32(OFFSET.EVENTQ_CONS), registers.read32(OFFSET.EVENTQ_CONS - PAGE1)]).toEqual([value, value]);
   });
 
-  test("unknownReset: what is UNKNOWN is poisoned, what is not stays", () => {
+  test("6.2: unknownReset: what is UNKNOWN is poisoned, what is not stays", () => {
     const { registers } = bare(full, { unknownReset: "poison" });
     for (const name of NAMES) {
       const def: RegisterDef = REGISTERS[name];
@@ -270,7 +271,7 @@ describe("policy", () => {
     expect(registers.read32(OFFSET.PRIQ_PROD)).toBe(0xf_ffff);
   });
 
-  test("unknownReset: a seed gives the same values each time, another seed others", () => {
+  test("6.2: unknownReset: a seed gives the same values each time, another seed others", () => {
     const base = (seed: number): number => bare(full, { unknownReset: seed }).registers.read32(OFFSET.STRTAB_BASE);
     expect(base(1)).toBe(base(1));
     expect(base(1)).not.toBe(base(2));
@@ -284,6 +285,12 @@ describe("policy", () => {
     const rig = new Rig({ policy: { guardedWrite } });
     rig.write("STRTAB_BASE_CFG", 9);
     expect(rig.read("STRTAB_BASE_CFG")).toBe(value);
+  });
+
+  test.each([["ignore", 0], ["apply", 0xfff]] as const)("guardedWrite: %s, of CR1 (6.3.11)", (guardedWrite, value) => {
+    const rig = new Rig({ policy: { guardedWrite } });
+    rig.write("CR1", -1);
+    expect(rig.read("CR1")).toBe(value);
   });
 
   test.each([["ignore", 0, 0], ["store", 0x10_0000, 0], ["apply", 0x10_0000, 1]] as const)(

@@ -591,7 +591,7 @@ describe("3.12.2.2 early retry", () => {
   });
 });
 
-describe("software that answers in its interrupt handler", () => {
+describe("4.7.1: software that answers in its interrupt handler", () => {
   function serviced(action: "retry" | "raz", fix: boolean): { rig: StallRig; result: number; calls: number } {
     let root = 0;
     const rig: StallRig = new StallRig({
@@ -655,12 +655,12 @@ function numbers(seed: number): (below: number) => number {
   };
 }
 
-describe("random orders against a set", () => {
+describe("3.12.2: random orders against a set", () => {
   const STREAMS = 3;
   const STALL_MAX = 3;
 
   /** What a master and software can tell from outside: who is stalled, which records are open. */
-  test.each(Array.from({ length: 40 }, (_, seed) => seed))("seed %i", (seed) => {
+  test.each(Array.from({ length: 40 }, (_, seed) => seed))("software in time | seed %i", (seed) => {
     const random = numbers(seed * 7919 + 1);
     const rig = new StallRig({ id: identity(0, STALL_MAX) });
     for (let sid = 0; sid < STREAMS; sid++) rig.stalling(sid);
@@ -730,7 +730,7 @@ describe("random orders against a set", () => {
   });
 
   /** Software that reads late, while other streams fill the queue: no stall is lost, none has two answers. */
-  test.each(Array.from({ length: 20 }, (_, seed) => seed))("late software, seed %i", (seed) => {
+  test.each(Array.from({ length: 20 }, (_, seed) => seed))("late software | seed %i", (seed) => {
     const random = numbers(seed * 104_729 + 3);
     const policy = {
       stallDuplicates: random(2) === 0 ? "record" : "suppress",

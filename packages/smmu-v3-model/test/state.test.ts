@@ -146,6 +146,10 @@ describe("states that are refused", () => {
     ["another version", /version 2/, (state: SmmuState): SmmuState => ({ ...state, json: state.json.replace('"version":1', '"version":2') })],
     ["another identity", /another identity/, (): SmmuState => new Rig().smmu.saveState()],
     ["another profile", /another profile/, (): SmmuState => new Rig({ id: stalls, profile: "eager" }).smmu.saveState()],
+    ["without a value", /has no "/, (state: SmmuState): SmmuState => {
+      const json = JSON.parse(state.json) as { values: Record<string, unknown> };
+      return { ...state, json: JSON.stringify({ ...json, values: {} }) };
+    }],
     ["cut off", /has no/, (state: SmmuState): SmmuState => ({ ...state, binary: state.binary.slice(0, 16) })],
   ] as const)("%s", (_name, message, change) => {
     const { rig } = build("lazy", "immediate");

@@ -120,14 +120,14 @@ const ILLEGAL: readonly (readonly [rule: string, values: SteValues, id: IdRegist
   ["VMSPtr out of range", { ...NESTED, S1MPAM: 1, VMSPtr: 2 ** 44 }, MPAM],
 ];
 
-describe("ILLEGAL (5.2.2)", () => {
+describe("ILLEGAL STE (5.2.2)", () => {
   const cases = ILLEGAL.map(([rule, values, id]) => ({
     rule,
     values,
     id,
     section: STE_RULES.find(({ name }) => name === rule)?.section,
   }));
-  test.each(cases)("$section, $rule: $values", ({ rule, values, id }) => {
+  test.each(cases)("$section: $rule | $values", ({ rule, values, id }) => {
     expect(violation(values, id)).toBe(rule);
   });
 
@@ -137,7 +137,7 @@ describe("ILLEGAL (5.2.2)", () => {
   });
 });
 
-describe("legal: fields of a stage that is not used are IGNORED", () => {
+describe("5.2.2: legal STE", () => {
   test.each<[string, SteValues, IdRegisters]>([
     ["stage 1", S1, qemuNested],
     ["stage 2", S2, qemuNested],
@@ -186,7 +186,7 @@ describe("legal: fields of a stage that is not used are IGNORED", () => {
   });
 });
 
-test("the checker agrees with the rules after any legal STE", () => {
+test("5.2.2: the checker agrees with the rules after any legal STE", () => {
   for (const first of [S1, S2, NESTED, { V: 1, Config: STE_CONFIG.bypass }]) {
     for (const [, values, id] of ILLEGAL) {
       const features = decodeFeatures(id);

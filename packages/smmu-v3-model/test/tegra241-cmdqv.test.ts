@@ -120,6 +120,12 @@ describe("registers", () => {
     expect([c.read(STATUS), c.read(vintf(1) + 4)]).toEqual([0, 0]);
   });
 
+  test("a misaligned access does nothing", () => {
+    const { cmdqv } = new Cmdqv();
+    cmdqv.write32(CONFIG + 2, 1);
+    expect([cmdqv.read32(CONFIG + 2), cmdqv.read32(CONFIG), cmdqv.read32(PARAM + 1)]).toEqual([0, 0, 0]);
+  });
+
   test("HYP_OWN cannot be set in a guest", () => {
     const host = new Cmdqv();
     host.enable(0, HYP_OWN | vmid(7));

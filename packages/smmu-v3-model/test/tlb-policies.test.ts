@@ -53,7 +53,7 @@ describe("policy bbml: pages and a block at once (3.21.1)", () => {
   });
 });
 
-describe("replacement", () => {
+describe("16.2: replacement", () => {
   /** Pages of 64 that a TLB of 8 entries still has after one round. */
   function survivors(seed?: number): number[] {
     const cache = { entries: 64, grows: true };

@@ -8,7 +8,7 @@ import { CDS, PA, Rig, S1, S2, STRTAB } from "./rig.ts";
 const VA = 0x12_3456_7000;
 const ALL: readonly ProfileName[] = ["lazy", "eager", "finite"];
 
-describe.each(ALL)("profile %s", (profile) => {
+describe.each(ALL)("3.3.2: translation | profile %s", (profile) => {
   test("stage 1: pages and blocks, twice", () => {
     const rig = new Rig({ profile });
     const root = rig.stage1(1);
@@ -73,7 +73,7 @@ describe.each(ALL)("profile %s", (profile) => {
   });
 });
 
-test("bypass, abort, a disabled SMMU", () => {
+test("5.2 Config: bypass, abort, a disabled SMMU", () => {
   const rig = new Rig();
   rig.ste(1, { Config: STE_CONFIG.bypass });
   rig.ste(2, { Config: STE_CONFIG.abort });
@@ -115,7 +115,25 @@ describe("two-level stream table (5.1)", () => {
   });
 });
 
-describe("substreams (5.2 S1CDMax, S1DSS)", () => {
+test("6.3.25: a SPLIT that is reserved behaves as 6; a level-1 descriptor that cannot be read is F_STE_FETCH", () => {
+  const rig = new Rig({ cr0: 0xc });
+  const table = rig.alloc(0x1000);
+  rig.memory.store64(STRTAB + 8, table | 7, 0);
+  rig.ste(1, { Config: STE_CONFIG.bypass }, table);
+  rig.write("STRTAB_BASE_CFG", 10 | (7 << 6) | (1 << 16));
+  rig.write("CR0", 0xd);
+  expect(rig.outcome(0x41, 0x1000)).toBe(0x1000);
+  rig.memory.perm[rig.memory.pageIndex(STRTAB)] = 0;
+  expect(rig.outcome(0x42, 0x1000)).toBe("F_STE_FETCH");
+});
+
+test("7.3.10: a level-1 CD descriptor that cannot be read is F_CD_FETCH", () => {
+  const rig = new Rig();
+  rig.stage1(1, {}, { S1CDMax: 8, S1Fmt: 1, S1ContextPtr: 0x1000 });
+  expect(rig.outcome(1, VA, ACCESS.ssidValid, 3)).toBe("F_CD_FETCH");
+});
+
+describe("5.2 S1DSS: substreams", () => {
   const SSID = ACCESS.ssidValid;
   function substreams(dss: number, values: object = {}): Rig {
     const rig = new Rig();
@@ -166,7 +184,7 @@ describe("substreams (5.2 S1CDMax, S1DSS)", () => {
   });
 });
 
-describe("EL2 streams", () => {
+describe("5.2 STRW: EL2 streams", () => {
   test("without E2H there is one half, one privilege, no ASID", () => {
     const rig = new Rig();
     const root = rig.stage1(1, { EPD1: 0, T1SZ: 16, TG1: 2, ASID: 7 }, { STRW: STE_STRW.el2 });
@@ -198,7 +216,7 @@ describe("EL2 streams", () => {
   });
 });
 
-describe("attributes of the access (5.2 PRIVCFG, INSTCFG)", () => {
+describe("5.2 INSTCFG: attributes of the access, with PRIVCFG", () => {
   test.each<[string, Partial<Record<keyof typeof STE, number>>, number, number | string]>([
     ["unprivileged by default", {}, ACCESS.read, "F_PERMISSION"],
     ["privileged on request", {}, ACCESS.privileged, PA],
@@ -248,7 +266,7 @@ describe("how a fault ends (3.12)", () => {
   });
 });
 
-test("TBI: the tag is ignored, in the TLB too", () => {
+test("5.4 TBI: the tag is ignored, in the TLB too", () => {
   const rig = new Rig();
   rig.map(rig.stage1(1, { TBI0: 1 }), VA, PA, S1.rw);
   const lo = VA | 0;

@@ -56,7 +56,7 @@ const SCOPE: readonly (readonly [name: CommandName, values: Values, gone: readon
 ];
 
 describe("4.4: what a TLBI does to table descriptors", () => {
-  test.each(SCOPE)("%s %j", (name, values, gone) => {
+  test.each(SCOPE)("CMD_%s | %j", (name, values, gone) => {
     const warm = new Warm();
     warm.rig.command(name, values);
     expect(warm.gone()).toEqual(gone);
@@ -70,18 +70,18 @@ describe("4.4: what a TLBI does to table descriptors", () => {
   });
 });
 
-test.each(["eager", "finite"] as const)("profile %s keeps no tables", (profile) => {
+test.each(["eager", "finite"] as const)("16.2: profile %s keeps no tables", (profile) => {
   expect(new Warm(new Rig({ profile })).gone()).toEqual([1, 2, 3, 4, 5, 6]);
 });
 
-test("a small walk cache evicts the oldest", () => {
+test("16.2: a small walk cache evicts the oldest", () => {
   const cache = { entries: 1024, grows: true };
   const rig = new Rig({ profile: { tlb: cache, stes: cache, cds: cache, walks: { entries: 6, grows: false } } });
   // Three descriptors each: the last two streams have what there is room for.
   expect(new Warm(rig).gone()).toEqual([1, 2, 3, 4]);
 });
 
-test("walks that begin lower down find the same", () => {
+test("16.2: walks that begin lower down find the same", () => {
   const rig = new Rig();
   const { root1, root2 } = rig.nested(7, 1, { ASID: 7 });
   for (let page = 0; page < 16; page++) {
@@ -97,7 +97,7 @@ test("walks that begin lower down find the same", () => {
   expect(rig.smmu.counters.read("walkReads").total).toBeLessThan(24 + 17 * 9);
 });
 
-test("tables that restrict what is below them are not kept", () => {
+test("16.2: tables that restrict what is below them are not kept", () => {
   const rig = new Rig();
   const root = rig.stage1(1);
   for (const offset of [0, NEXT]) rig.map(root, VA + offset, PA + offset, S1.rw);

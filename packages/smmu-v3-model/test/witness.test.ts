@@ -260,6 +260,35 @@ const MISTAKES: readonly Mistake[] = [
     kind: "tlb",
     missing: "CMD_TLBI_NH_VA VMID=0x1 ASID=0x0 Address=0x40001000 Leaf=1",
   },
+  {
+    name: "4.4.2: a page of EL2",
+    run() {
+      const { rig, reports } = watched({ cr2: 3 });
+      const root = rig.stage1(4, { ASID: 6 }, { STRW: 2 });
+      rig.map(root, VA, PA, S1.rw);
+      rig.access(4, VA);
+      rig.memory.store64(rig.leaf(root, VA), 0, 0);
+      rig.access(4, VA);
+      return reports;
+    },
+    kind: "tlb",
+    missing: "CMD_TLBI_EL2_VA ASID=0x6 Address=0x40001000 Leaf=1",
+  },
+  {
+    name: "4.3.3: a CD of a substream",
+    run() {
+      const { rig, reports } = watched();
+      const root = rig.stage1(2, {}, { S1CDMax: 1, S1DSS: 2 });
+      rig.map(root, VA, PA, S1.rw);
+      rig.cd(CDS + 192, { TTB0: root, ASID: 9 });
+      rig.access(2, VA, ACCESS.ssidValid, 1);
+      rig.cd(CDS + 192, { V: 0 });
+      rig.access(2, VA, ACCESS.ssidValid, 1);
+      return reports;
+    },
+    kind: "cd",
+    missing: "CMD_CFGI_CD SID=0x2 SSID=0x1 Leaf=1",
+  },
 ];
 
 describe("mistakes of a driver", () => {

@@ -2,68 +2,21 @@ import type { Memory } from "@smmuv3/platform";
 import { attributesOf } from "./attributes.ts";
 import { GRANULE, GRANULES, outputBits } from "./granule.ts";
 import { inherit, STAGE1_RIGHTS } from "./rights.ts";
+import { FAULT_CLASS, HALF, STAGE1 } from "./stage1-flags.ts";
 import type { Stage2Walker } from "./stage2.ts";
 import { PERM, WALK, WRITES } from "./status.ts";
-import { AF, DBM, LAYOUT, Tables } from "./tables.ts";
+import { AF, DBM, LAYOUT, ROUTE, Tables } from "./tables.ts";
 import type { WalkTrace, WalkUpdate } from "./tables.ts";
-
-/** Flags of one half of the address space, {@link Stage1Walker.configureHalf}. */
-export const HALF = {
-  /** EPDn: a walk of this half faults. */
-  DISABLED: 1,
-  /** TBIn: VA[63:56] is ignored. */
-  TBI: 2,
-  /** HADn: hierarchical permissions of table descriptors are ignored. */
-  HAD: 4,
-  /** E0PDn: unprivileged accesses to this half fault. VMSAv8-64 with two privilege levels only. */
-  E0PD: 8,
-  /** Position of SHn[1:0], which is the shareability of leaves with STAGE1.DS. */
-  SH_SHIFT: 4,
-} as const;
-
-/** Flags of the whole regime, {@link Stage1Walker.configure}. Bits 1, 2, 3 and 6 to 8 index tables of rights. */
-export const STAGE1 = {
-  /** Access flag faults are disabled. Ignored with HA. */
-  AFFD: 1,
-  /** Writable means never executable. */
-  WXN: 2,
-  /** Privileged data accesses to pages with unprivileged data access fault. */
-  PAN: 4,
-  /** A regime with one privilege level (EL2, EL3): AP[1], PXN and global pages do not exist. */
-  SINGLE: 8,
-  /** Every address is an input of stage 2. */
-  NESTED: 16,
-  /** Table walks to Device memory of stage 2 fault (STE.S2PTW). */
-  PTW: 32,
-  /** PAN covers pages that are only executable unprivileged. */
-  EPAN: 64,
-  /** Unprivileged writable means never executable privileged. LPAE only, always so otherwise. */
-  UWXN: 128,
-  /** VMSAv8-32 LPAE tables: 32-bit inputs, TnSZ[2:0], 4K, outputs of 40 bits; IPS, TBI and hardware updates are ignored. */
-  LPAE: 256,
-  /** Hardware sets access flags (CD.HA). */
-  HA: 512,
-  /** Hardware marks writable-clean pages dirty (CD.HD); needs HA. */
-  HD: 1024,
-  /** Hardware sets access flags of table descriptors (CD.HAFT); needs HA. */
-  HAFT: 2048,
-  /** Big-endian tables (CD.ENDI). */
-  BIG_ENDIAN: 4096,
-  /** 52-bit addresses with 4K and 16K (CD.DS). */
-  DS: 8192,
-  /** TnSZ above 39 (SMMU_IDR3.STT). */
-  STT: 16384,
-  /** Physical addresses have 52 bits (OAS); implied by IPS = 6. */
-  LPA: 32768,
-} as const;
-
-/** What a stage-2 fault was met on, with the encoding of CLASS in event records. */
-export const FAULT_CLASS = { CD: 0, TT: 1, IN: 2 } as const;
 
 const UNPRIVILEGED = PERM.READ | PERM.WRITE | PERM.EXECUTE;
 /** AP[2]: cleared by hardware to mark a page dirty. */
 const AP_READ_ONLY = 0x80;
 const NOT_GLOBAL = 0x800;
+// Of this module, for the compiler to see them as constants.
+const OK = WALK.OK;
+const ACCESSED = AF;
+const NESTED = ROUTE.NESTED;
+const DIRECT = ROUTE.DIRECT;
 
 /**
  * Stage-1 walker with its two halves, alone or nested on a {@link Stage2Walker}. Results of the last {@link walk} stay in the
@@ -95,18 +48,16 @@ export class Stage1Walker {
 
   readonly stage2: Stage2Walker;
   readonly #memory: Memory;
-  readonly #low = new Tables(1);
-  readonly #high = new Tables(1);
+  readonly #low: Tables;
+  readonly #high: Tables;
   /** Tables of the last walk. */
-  #last: Tables = this.#low;
+  #last: Tables;
   #size = 0;
   #flags = 0;
   #checkAf = true;
   #ha = false;
   #hd = false;
   #nested = false;
-  /** LPAE, E0PD, HA or nested: {@link walk} takes the long way. */
-  #special = false;
   /** What descriptor fetches need of stage 2. */
   #fetchNeed: number = PERM.READ;
   #rights: Uint8Array = STAGE1_RIGHTS[0]!;
@@ -116,6 +67,9 @@ export class Stage1Walker {
   constructor(memory: Memory, stage2: Stage2Walker) {
     this.#memory = memory;
     this.stage2 = stage2;
+    this.#low = new Tables(1, memory);
+    this.#high = new Tables(1, memory);
+    this.#last = this.#low;
   }
 
   /** Level of the last stage-1 descriptor looked at; 0 where the input was refused. */
@@ -144,11 +98,11 @@ export class Stage1Walker {
 
   /** Physical address of the last stage-1 descriptor. */
   get descPaLo(): number {
-    return this.#last.descPaLo;
+    return this.#last.addressLo;
   }
 
   get descPaHi(): number {
-    return this.#last.descPaHi;
+    return this.#last.addressHi;
   }
 
   /** Stage-1 descriptor reads since construction; those of stage 2 are counted there. */
@@ -204,7 +158,6 @@ export class Stage1Walker {
     this.#hd = this.#ha && (flags & STAGE1.HD) !== 0;
     this.#checkAf = (flags & STAGE1.AFFD) === 0;
     this.#nested = (flags & STAGE1.NESTED) !== 0;
-    this.#special = lpae || this.#nested || this.#ha;
     this.#fetchNeed = (flags & STAGE1.PTW) !== 0 ? PERM.READ | PERM.NOT_DEVICE : PERM.READ;
     this.#rights = STAGE1_RIGHTS[((flags >>> 1) & 7) | ((flags >>> 3) & 0x38)]!;
     this.perm2 = PERM.ALL;
@@ -227,22 +180,32 @@ export class Stage1Walker {
     const shape = GRANULES[tg];
     half.enabled = (flags & HALF.DISABLED) === 0 && shape !== undefined && (lpae || inRange(tsz, tg, regime));
     half.tsz32 = half.enabled && lpae ? tsz & 7 : 0;
-    if (!half.enabled || shape === undefined) return;
+    if (!half.enabled || shape === undefined) {
+      half.disable();
+      return;
+    }
     const bits = lpae ? 32 - half.tsz32 : 64 - tsz;
     const startLevel = 4 - Math.ceil((bits - shape.pageShift) / shape.stride);
     const ds = !lpae && (regime & STAGE1.DS) !== 0 && tg !== GRANULE.K64;
     half.sh = ds ? (flags >>> HALF.SH_SHIFT) & 3 : -1;
     half.hierarchical = (flags & HALF.HAD) === 0;
     half.e0pd = !lpae && (regime & STAGE1.SINGLE) === 0 && (flags & HALF.E0PD) !== 0;
-    if (half.e0pd) this.#special = true;
     const layout =
       (ds ? LAYOUT.DS : 0) |
       ((regime & STAGE1.LPA) !== 0 ? LAYOUT.LPA : 0) |
       ((regime & STAGE1.BIG_ENDIAN) !== 0 ? LAYOUT.BIG_ENDIAN : 0) |
       (this.#ha ? LAYOUT.HA : 0) |
-      (this.#ha && (regime & STAGE1.HAFT) !== 0 ? LAYOUT.HAFT : 0);
+      (this.#ha && (regime & STAGE1.HAFT) !== 0 ? LAYOUT.HAFT : 0) |
+      (this.#nested ? LAYOUT.NESTED : 0) |
+      (lpae || half.e0pd ? LAYOUT.ODD : 0);
     half.configure(ttbLo, ttbHi, bits, startLevel, tg, this.#size, layout);
     if ((flags & HALF.TBI) !== 0 && !lpae) half.topHi &= 0x00ff_ffff;
+  }
+
+  /** Replaces the addresses of the first tables, of the halves that are in use, and leaves all else as it is configured. */
+  setRoots(lo0: number, hi0: number, lo1: number, hi1: number): void {
+    if (this.#low.enabled) this.#low.setRoot(lo0, hi0);
+    if (this.#high.enabled) this.#high.setRoot(lo1, hi1);
   }
 
   /**
@@ -251,19 +214,114 @@ export class Stage1Walker {
    * @returns one of {@link WALK}; `stage` says which stage it came from
    */
   walk(vaLo: number, vaHi: number, need: number): number {
-    this.stage = 1;
-    if (this.#special) return this.#walkSpecial(vaLo, vaHi, need);
-    const high = (vaHi & 0x0080_0000) !== 0;
-    const half = high ? this.#high : this.#low;
-    const ones = high ? -1 : 0;
-    if (this.#last !== half) this.#last = half;
-    if (!half.enabled || (((vaHi ^ ones) & half.topHi) | ((vaLo ^ ones) & half.topLo)) !== 0) return half.refuse();
-    const memory = this.#memory;
-    const status = half.fast ? half.descend(memory, vaLo, vaHi) : half.descendAny(memory, vaLo, vaHi, null, 0);
-    return status === WALK.OK ? this.#leaf(half, need) : status;
+    // VA[55], in all bits.
+    const ones = (vaHi << 8) >> 31;
+    const half = ones === 0 ? this.#low : this.#high;
+    const route = half.route;
+    if (route !== 0 && (((vaHi ^ ones) & half.topHi) | ((vaLo ^ ones) & half.topLo)) === 0) {
+      if (route === NESTED) {
+        if (this.#ordinaryNested(half, vaLo, vaHi, need) === OK) return OK;
+      } else {
+        const memory = this.#memory;
+        const at = half.ordinary(memory, vaLo, vaHi);
+        if (at >= 0) {
+          const words = memory.words;
+          const lo = words[at & ~1]!;
+          const hi = words[at | 1]!;
+          const perm = this.#rights[((lo >>> 6) & 3) | ((hi >>> 19) & 12)]!;
+          if ((lo & ACCESSED) !== 0 && (need & ~perm) === 0) {
+            half.arrive(at, lo, hi);
+            const offset = (at & 1) === 0 ? 0xfff : 0x1f_ffff;
+            this.#last = half;
+            this.stage = 1;
+            this.perm = perm;
+            this.ipaLo = this.paLo = (lo & ~0xfff & ~offset) | (vaLo & offset);
+            this.ipaHi = this.paHi = hi & 0xffff;
+            return OK;
+          }
+        }
+      }
+    }
+    return this.walkFully(vaLo, vaHi, need);
   }
 
-  #walkSpecial(vaLo: number, vaHi: number, need: number): number {
+  /**
+   * The leaf of an ordinary walk of stage 1 alone that ends at a page of 4K: see `Tables.ordinary`. Changes nothing; {@link rights} has
+   * what the leaf permits, and {@link countPage} is to be called for a walk that counts.
+   * @returns the index of the descriptor in `Memory.words`; -1 for anything else, for {@link walkFully}; or -2 where an ordinary walk
+   * ends at a block, or passes stage 2, for {@link walk}
+   */
+  page(vaLo: number, vaHi: number): number {
+    const ones = (vaHi << 8) >> 31;
+    const half = ones === 0 ? this.#low : this.#high;
+    if (half.route === NESTED) return -2;
+    if (half.route !== DIRECT || (((vaHi ^ ones) & half.topHi) | ((vaLo ^ ones) & half.topLo)) !== 0) return -1;
+    const at = half.ordinary(this.#memory, vaLo, vaHi);
+    return at < 0 || (at & 1) === 0 ? at : -2;
+  }
+
+  /** {@link PERM} bits of a leaf below tables that do not restrict it. */
+  rights(lo: number, hi: number): number {
+    return this.#rights[((lo >>> 6) & 3) | ((hi >>> 19) & 12)]!;
+  }
+
+  /** Counts the reads of {@link page}, and returns how many. */
+  countPage(vaHi: number): number {
+    const half = (vaHi << 8) >> 31 === 0 ? this.#low : this.#high;
+    const reads = 4 - half.startLevel;
+    half.reads += reads;
+    return reads;
+  }
+
+  /** An ordinary walk of both stages: see `Tables.ordinary`. OK, or -1 for anything else. */
+  #ordinaryNested(half: Tables, vaLo: number, vaHi: number, need: number): number {
+    const { stage2 } = this;
+    const words = this.#memory.words;
+    const { reads } = stage2;
+    const top = half.tableTop;
+    const fetchNeed = this.#fetchNeed;
+    let shift = half.startShift;
+    const first = shift === 39 ? vaHi >>> 6 : (vaHi << (33 - shift)) | (vaLo >>> (shift - 1));
+    let slotLo = half.rootLo | ((first & half.rootMask) << 2);
+    let slotHi = half.rootHi;
+    for (;;) {
+      const at = stage2.ordinary(slotLo, slotHi, fetchNeed);
+      if (at < 0) break;
+      const lo = words[at]!;
+      const hi = words[at | 1]!;
+      if (shift > 12 && (lo & 3) === 3) {
+        if ((hi & top) !== 0) break;
+        shift -= 9;
+        slotLo = (lo & ~0xfff) | (((vaHi << (35 - shift)) | (vaLo >>> (shift - 3))) & 0xff8);
+        slotHi = hi & 0xffff;
+        continue;
+      }
+      const block = shift === 21 ? 1 : 0;
+      if (shift > 21 || (lo & 3) !== 3 - 2 * block || (hi & half.leafTop) !== 0) break;
+      const perm = this.#rights[((lo >>> 6) & 3) | ((hi >>> 19) & 12)]!;
+      if ((lo & ACCESSED) === 0 || (need & ~perm) !== 0) break;
+      const offset = block === 0 ? 0xfff : 0x1f_ffff;
+      const ipaLo = (lo & ~0xfff & ~offset) | (vaLo & offset);
+      const ipaHi = hi & 0xffff;
+      if (stage2.walk(ipaLo, ipaHi, need) !== OK) break;
+      half.arrive(at | block, lo, hi);
+      this.#last = half;
+      this.stage = 1;
+      this.perm = perm;
+      this.perm2 = stage2.perm;
+      this.ipaLo = ipaLo;
+      this.ipaHi = ipaHi;
+      this.paLo = stage2.paLo;
+      this.paHi = stage2.paHi;
+      return OK;
+    }
+    stage2.reads = reads;
+    return -1;
+  }
+
+  /** {@link walk} without its short cut for ordinary walks, which knows a part of the architecture only. */
+  walkFully(vaLo: number, vaHi: number, need: number): number {
+    this.stage = 1;
     const tables = (this.#flags & STAGE1.LPAE) !== 0 ? this.#select32(vaLo, vaHi) : this.#select64(vaLo, vaHi, need);
     if (tables === undefined) return this.#last.refuse();
     const via = this.#nested ? this.stage2 : null;

@@ -40,6 +40,13 @@ const S2AP_WRITE = 0x80;
 const MEM_ATTR_NORMAL = 0x30;
 const MEM_ATTR_NORMAL_FWB = 0x10;
 
+// Of this module, for the compiler to see them as constants.
+const OK = WALK.OK;
+const NOT_DEVICE = PERM.NOT_DEVICE;
+const ACCESSED = AF;
+/** Bits [47:43] of an address in the high word, which no address of RAM has. */
+const BEYOND_RAM = 0xf800;
+
 const BAD = -2;
 /** Start levels by SL0, with and without DS; {@link BAD} where reserved. Indexed by GRANULE. */
 const START_LEVELS: readonly (readonly number[])[] = [
@@ -82,15 +89,20 @@ export class Stage2Walker {
   onUpdate: WalkUpdate | null = null;
 
   readonly #memory: Memory;
-  readonly #tables = new Tables(2);
+  readonly #tables: Tables;
+  /** The configuration makes every walk fault. */
+  #refused = false;
   #checkAf = true;
   #ha = false;
   #hd = false;
   #fwb = false;
+  /** Bits of MemAttr that are zero for Device memory. */
+  #normal = MEM_ATTR_NORMAL;
   #rights: Uint8Array = STAGE2_RIGHTS[0]!;
 
   constructor(memory: Memory) {
     this.#memory = memory;
+    this.#tables = new Tables(2, memory);
   }
 
   /** Output address of the last successful walk, or of one that failed with PERMISSION or ACCESS_FLAG. */
@@ -123,16 +135,20 @@ export class Stage2Walker {
 
   /** Physical address of the last descriptor. */
   get descPaLo(): number {
-    return this.#tables.descPaLo;
+    return this.#tables.addressLo;
   }
 
   get descPaHi(): number {
-    return this.#tables.descPaHi;
+    return this.#tables.addressHi;
   }
 
   /** Descriptor reads since construction. */
   get reads(): number {
     return this.#tables.reads;
+  }
+
+  set reads(reads: number) {
+    this.#tables.reads = reads;
   }
 
   /** MemAttr[3:0] of the last leaf. */
@@ -147,7 +163,7 @@ export class Stage2Walker {
 
   /** The last leaf is any Device type. */
   get device(): boolean {
-    return (this.#tables.descLo & (this.#fwb ? MEM_ATTR_NORMAL_FWB : MEM_ATTR_NORMAL)) === 0;
+    return (this.#tables.descLo & this.#normal) === 0;
   }
 
   /** SH[1:0] of the last leaf; with DS that of the configuration. */
@@ -196,17 +212,24 @@ export class Stage2Walker {
     this.#tables.configure(ttbLo, ttbHi, inputBits, startLevel, granule, size, layout);
     this.#ha = ha;
     this.#hd = ha && (flags & STAGE2.HD) !== 0;
+    this.#refused = false;
     this.#checkAf = (flags & STAGE2.AFFD) === 0;
     this.clean = false;
     this.#fwb = (flags & STAGE2.FWB) !== 0;
+    this.#normal = this.#fwb ? MEM_ATTR_NORMAL_FWB : MEM_ATTR_NORMAL;
     this.#tables.sh = ds ? (vtcr >>> 12) & 3 : -1;
     this.#rights = STAGE2_RIGHTS[((flags & STAGE2.XNX) !== 0 ? 1 : 0) | (lpae ? 2 : 0)]!;
     return WALK.OK;
   }
 
+  /** Replaces the address of the first table and leaves all else as it is configured. */
+  setRoot(ttbLo: number, ttbHi: number): void {
+    this.#tables.setRoot(ttbLo, ttbHi);
+  }
+
   #refuse(): number {
-    this.#tables.topLo = -1;
-    this.#tables.topHi = -1;
+    this.#refused = true;
+    this.#tables.disable();
     return WALK.TRANSLATION;
   }
 
@@ -217,18 +240,57 @@ export class Stage2Walker {
    */
   walk(ipaLo: number, ipaHi: number, need: number = 0): number {
     const tables = this.#tables;
-    if (((ipaHi & tables.topHi) | (ipaLo & tables.topLo)) !== 0) return tables.refuse();
-    const memory = this.#memory;
-    if (!tables.fast) {
-      const status = tables.descendAny(memory, ipaLo, ipaHi, null, 0);
-      return status === WALK.OK ? this.#settle(need) : status;
+    if (((ipaHi & tables.topHi) | (ipaLo & tables.topLo)) === 0 && tables.route !== 0) {
+      const memory = this.#memory;
+      const at = tables.ordinary(memory, ipaLo, ipaHi);
+      if (at >= 0) {
+        const words = memory.words;
+        const lo = words[at & ~1]!;
+        const hi = words[at | 1]!;
+        const perm = this.#rights[((lo >>> 6) & 3) | ((hi >>> 19) & 12)]!;
+        if ((lo & ACCESSED) !== 0 && (need & ~perm) === 0) {
+          const offset = (at & 1) === 0 ? 0xfff : 0x1f_ffff;
+          tables.arrive(at, lo, hi);
+          tables.outLo = (lo & ~0xfff & ~offset) | (ipaLo & offset);
+          tables.outHi = hi & 0xffff;
+          this.perm = perm;
+          return OK;
+        }
+      }
     }
-    const status = tables.descend(memory, ipaLo, ipaHi);
-    if (status !== WALK.OK) return status;
-    const { descLo } = tables;
-    const perm = this.#rights[((descLo >>> 6) & 3) | ((tables.descHi >>> 19) & 12)]!;
-    this.perm = perm;
-    return (descLo & AF) !== 0 && (need & ~perm) === 0 ? WALK.OK : this.#settle(need);
+    return this.#walkFully(ipaLo, ipaHi, need);
+  }
+
+  /**
+   * An ordinary walk for a descriptor in RAM that stage 1 reads: see `Tables.ordinary`. Changes nothing but {@link reads}.
+   * @returns the index of the descriptor in `Memory.words`, or -1 for anything else, for {@link walk}
+   */
+  ordinary(ipaLo: number, ipaHi: number, need: number): number {
+    const tables = this.#tables;
+    if (((ipaHi & tables.topHi) | (ipaLo & tables.topLo)) !== 0 || tables.route === 0) return -1;
+    const memory = this.#memory;
+    const at = tables.ordinary(memory, ipaLo, ipaHi);
+    if (at < 0) return -1;
+    const words = memory.words;
+    const lo = words[at & ~1]!;
+    const hi = words[at | 1]!;
+    const granted = this.#rights[((lo >>> 6) & 3) | ((hi >>> 19) & 12)]! | ((lo & this.#normal) === 0 ? 0 : NOT_DEVICE);
+    if ((lo & ACCESSED) === 0 || (need & ~granted) !== 0 || (hi & BEYOND_RAM) !== 0) return -1;
+    const offset = (at & 1) === 0 ? 0xfff : 0x1f_ffff;
+    const paLo = (lo & ~0xfff & ~offset) | (ipaLo & offset);
+    const perm = memory.perm;
+    const page = (((hi << 20) | (paLo >>> 12)) - memory.basePage) | 0;
+    if (page >>> 0 >= perm.length || (perm[page]! & 1) === 0) return -1;
+    tables.reads += 4 - (at & 1) - tables.startLevel;
+    return (page << 10) | ((paLo & 0xfff) >>> 2);
+  }
+
+  /** The whole of the architecture; what {@link walk} does itself is a part of it. */
+  #walkFully(ipaLo: number, ipaHi: number, need: number): number {
+    const tables = this.#tables;
+    if (this.#refused || ((ipaHi & tables.topHi) | (ipaLo & tables.topLo)) !== 0) return tables.refuse();
+    const status = tables.descendAny(this.#memory, ipaLo, ipaHi, null, 0);
+    return status === OK ? this.#settle(need) : status;
   }
 
   /**

@@ -17,6 +17,10 @@ export type WalkUpdate = (stage: number, level: number, paLo: number, paHi: numb
 /** Where descriptors keep bits [51:48] of an address. */
 const FORM = { NONE: 0, K64: 1, DS: 2 } as const;
 
+/** Bits of a high word that no address of RAM has, among [47:32], and bits [63:59] of a table descriptor. */
+const BEYOND_RAM = 0xf800;
+const TABLE_RIGHTS = 0x1f << 27;
+
 /** Levels of the longest walk: -1 to 3. */
 const LEVELS = 5;
 
@@ -32,7 +36,14 @@ export const LAYOUT = {
   HA: 8,
   /** It sets the access flag of table descriptors, too (FEAT_HAFT); needs HA. */
   HAFT: 16,
+  /** Addresses of descriptors go through stage 2. */
+  NESTED: 32,
+  /** Walks are never ordinary: their owner has more to look at than {@link Tables.ordinary} does. */
+  ODD: 64,
 } as const;
+
+/** How an ordinary walk goes: not at all, by {@link Tables.ordinary}, or through stage 2 at each level. */
+export const ROUTE = { NONE: 0, DIRECT: 1, NESTED: 2 } as const;
 
 /** What translates the addresses of stage-1 descriptors: the part of stage 2 that a walk of stage 1 needs. */
 export interface DescriptorRoute {
@@ -71,15 +82,27 @@ export class Tables {
   /** Bits above the input range. */
   topLo = -1;
   topHi = -1;
-  /** The specialised {@link descend} applies: 4K, and none of the layout options. */
-  fast = false;
+  /** Address of the first table, and mask of indices into it, times 2. */
+  rootLo = 0;
+  rootHi = 0;
+  rootMask = 0;
+  /** Index in `Memory.words` of the first table, negative where not all of it is RAM. */
+  rootAt = -1;
+  /** Bits of a high word that make a leaf, or a table descriptor, one for {@link descendAny}. */
+  leafTop = 0;
+  tableTop = 0;
+  /** {@link ROUTE} of walks that are ordinary. */
+  route = 0;
   startLevel = 0;
+  startShift = 0;
   /** Shareability of all leaves, or -1 where each has its own. */
   sh = -1;
 
   /** The last descriptor, its physical address and level, log2 of what it spans, and all table descriptors before it ORed. */
   descLo = 0;
   descHi = 0;
+  /** Index in `Memory.words` of the last descriptor, or -1 where {@link descPaLo} and {@link descPaHi} have its address. */
+  descAt = -1;
   descPaLo = 0;
   descPaHi = 0;
   level = 0;
@@ -96,7 +119,7 @@ export class Tables {
 
   /**
    * Descriptors to be updated, from the first level on: index of the first word, level, address before stage 2, and what to XOR
-   * into the low word. {@link descend} has none.
+   * into the low word. {@link ordinary} has none.
    */
   pending = 0;
   readonly pendingAt: Int32Array = new Int32Array(LEVELS);
@@ -106,13 +129,13 @@ export class Tables {
   readonly pendingFlip: Int32Array = new Int32Array(LEVELS);
 
   readonly stage: number;
+  readonly #memory: Memory;
   #haft = false;
   #bigEndian = false;
-  #plain = false;
+  /** {@link route} while there is no trace. */
+  #untraced = 0;
   #trace: WalkTrace | null = null;
-  #tableLo = 0;
-  #tableHi = 0;
-  #startShift = 0;
+  #tableAlign = 0;
   #startMask = 0;
   #stride = 9;
   #addressMask = 0;
@@ -121,8 +144,9 @@ export class Tables {
   #form: number = FORM.NONE;
   #outputTop = 0;
 
-  constructor(stage: number) {
+  constructor(stage: number, memory: Memory) {
     this.stage = stage;
+    this.#memory = memory;
   }
 
   get trace(): WalkTrace | null {
@@ -131,7 +155,7 @@ export class Tables {
 
   set trace(trace: WalkTrace | null) {
     this.#trace = trace;
-    this.fast = this.#plain && trace === null;
+    this.route = trace === null ? this.#untraced : ROUTE.NONE;
   }
 
   /**
@@ -149,11 +173,11 @@ export class Tables {
     const startShift = pageShift + (3 - startLevel) * stride;
     const startBits = inputBits - startShift;
     this.startLevel = startLevel;
-    this.#startShift = startShift;
+    this.startShift = startShift;
     this.#startMask = (1 << startBits) - 1;
+    this.rootMask = this.#startMask << 1;
     // A first table is aligned to its size, and to 64 bytes with 52-bit outputs (IHI 0070 5.2 S2TTB, 5.4 TTB0).
-    this.#tableLo = alignWord(ttbLo, Math.max(startBits + 3, outputBits > 48 ? 6 : 0));
-    this.#tableHi = ttbHi;
+    this.#tableAlign = Math.max(startBits + 3, outputBits > 48 ? 6 : 0);
     this.#stride = stride;
     this.#addressMask = addressMask;
     this.#highMask = ds ? 0x3_ffff : 0xffff;
@@ -163,10 +187,42 @@ export class Tables {
     this.#bigEndian = (layout & LAYOUT.BIG_ENDIAN) !== 0;
     this.#haft = (layout & LAYOUT.HAFT) !== 0;
     this.pending = 0;
-    this.#plain = granule === GRANULE.K4 && (layout & (LAYOUT.DS | LAYOUT.BIG_ENDIAN | LAYOUT.HA)) === 0;
-    this.fast = this.#plain && this.#trace === null;
+    this.leafTop = this.#outputTop & 0xffff;
+    // Of stage 1 also APTable, UXNTable and PXNTable, and what lies next to them.
+    this.tableTop = this.leafTop | BEYOND_RAM | (this.hierarchical ? TABLE_RIGHTS : 0);
+    const odd = layout & (LAYOUT.DS | LAYOUT.BIG_ENDIAN | LAYOUT.HA | LAYOUT.ODD);
+    const plain = granule === GRANULE.K4 && odd === 0 && (startLevel === 0 || startLevel === 1);
+    this.#untraced = !plain ? ROUTE.NONE : (layout & LAYOUT.NESTED) === 0 ? ROUTE.DIRECT : ROUTE.NESTED;
+    this.route = this.#trace === null ? this.#untraced : ROUTE.NONE;
+    this.setRoot(ttbLo, ttbHi);
     this.topHi = inputBits >= 32 ? aboveHi(inputBits) : -1;
     this.topLo = inputBits >= 32 ? 0 : ~((1 << inputBits) - 1);
+  }
+
+  /** No walk is ordinary until the next {@link configure}. */
+  disable(): void {
+    this.#untraced = ROUTE.NONE;
+    this.route = ROUTE.NONE;
+  }
+
+  /** Replaces the address of the first table and leaves all else as it is configured. */
+  setRoot(ttbLo: number, ttbHi: number): void {
+    const lo = alignWord(ttbLo, this.#tableAlign);
+    this.rootLo = lo;
+    this.rootHi = ttbHi;
+    const memory = this.#memory;
+    const page = memory.pageOf(lo, ttbHi);
+    const last = page + (this.rootMask >>> 10);
+    this.rootAt = page < 0 || last >= memory.pages ? -1 - this.rootMask : (page << 10) | ((lo & 0xfff) >>> 2);
+  }
+
+  /** Physical address of the last descriptor. */
+  get addressLo(): number {
+    return this.descAt < 0 ? this.descPaLo : addressLo(this.#memory, this.descAt);
+  }
+
+  get addressHi(): number {
+    return this.descAt < 0 ? this.descPaHi : addressHi(this.#memory, this.descAt);
   }
 
   /** Index into `Memory.words` of the last descriptor. */
@@ -180,67 +236,52 @@ export class Tables {
     return WALK.TRANSLATION;
   }
 
-  /** {@link descendAny} of one stage with the 4K granule and its indices written out; needs {@link fast}. */
-  descend(memory: Memory, inLo: number, inHi: number): number {
-    const words = memory.words;
+  /**
+   * The way down of an ordinary walk: one stage, readable tables without restrictions for what is below them, and a
+   * leaf at level 3 or a block at level 2 whose address fits. Changes nothing.
+   * @returns the index in `Memory.words` of the leaf, plus 1 for a block; -1 for anything else, which is for {@link descendAny}
+   */
+  ordinary(memory: Memory, inLo: number, inHi: number): number {
+    let at = (this.rootAt + ((this.startLevel === 0 ? inHi >>> 6 : (inHi << 3) | (inLo >>> 29)) & this.rootMask)) | 0;
     const perm = memory.perm;
-    const pages = memory.pages;
-    const basePage = memory.basePage;
-    const top = this.#outputTop & 0xffff;
-    const start = this.startLevel;
-    const mask = this.#startMask;
-    let lo = this.#tableLo;
-    let hi = this.#tableHi;
-    let inherited = 0;
-    if (start === 0) {
-      const slot = lo | (((inHi >>> 7) & mask) << 3);
-      const at = locate(slot, hi, perm, pages, basePage);
-      if (at < 0) return this.#abort(0, slot, hi);
-      const descLo = words[at]!;
-      inherited = words[at + 1]!;
-      if ((descLo & 3) !== 3 || (inherited & top) !== 0) return this.#end(0, 39, slot, hi, descLo, inherited, 0, inLo, inHi);
-      lo = descLo & ~0xfff;
-      hi = inherited & 0xffff;
+    if (at < 0 || (perm[at >>> 10]! & 1) === 0) return -1;
+    const words = memory.words;
+    const pages = memory.pages | 0;
+    const basePage = memory.basePage | 0;
+    const top = this.tableTop;
+    // Levels written out: a loop takes half as long again.
+    let lo = words[at]!;
+    let hi = words[at | 1]!;
+    let page = (((hi << 20) | (lo >>> 12)) - basePage) | 0;
+    if ((lo & 3) !== 3 || (hi & top) !== 0 || page >>> 0 >= pages || (perm[page]! & 1) === 0) return -1;
+    if (this.startLevel === 0) {
+      at = (page << 10) | (((inHi << 3) | (inLo >>> 29)) & 0x3fe);
+      lo = words[at]!;
+      hi = words[at | 1]!;
+      page = (((hi << 20) | (lo >>> 12)) - basePage) | 0;
+      if ((lo & 3) !== 3 || (hi & top) !== 0 || page >>> 0 >= pages || (perm[page]! & 1) === 0) return -1;
     }
-    if (start <= 1) {
-      const slot = lo | ((((inHi << 2) | (inLo >>> 30)) & (start === 1 ? mask : 511)) << 3);
-      const at = locate(slot, hi, perm, pages, basePage);
-      if (at < 0) return this.#abort(1, slot, hi);
-      const descLo = words[at]!;
-      const descHi = words[at + 1]!;
-      if ((descLo & 3) !== 3 || (descHi & top) !== 0) return this.#end(1, 30, slot, hi, descLo, descHi, inherited, inLo, inHi);
-      inherited |= descHi;
-      lo = descLo & ~0xfff;
-      hi = descHi & 0xffff;
+    at = (page << 10) | (((inHi << 12) | (inLo >>> 20)) & 0x3fe);
+    lo = words[at]!;
+    hi = words[at | 1]!;
+    if ((lo & 3) === 3) {
+      page = (((hi << 20) | (lo >>> 12)) - basePage) | 0;
+      if ((hi & top) !== 0 || page >>> 0 >= pages || (perm[page]! & 1) === 0) return -1;
+      at = (page << 10) | ((inLo >>> 11) & 0x3fe);
+      return (words[at]! & 3) === 3 && (words[at | 1]! & this.leafTop) === 0 ? at : -1;
     }
-    if (start <= 2) {
-      const slot = lo | ((((inHi << 11) | (inLo >>> 21)) & (start === 2 ? mask : 511)) << 3);
-      const at = locate(slot, hi, perm, pages, basePage);
-      if (at < 0) return this.#abort(2, slot, hi);
-      const descLo = words[at]!;
-      const descHi = words[at + 1]!;
-      if ((descLo & 3) !== 3 || (descHi & top) !== 0) return this.#end(2, 21, slot, hi, descLo, descHi, inherited, inLo, inHi);
-      inherited |= descHi;
-      lo = descLo & ~0xfff;
-      hi = descHi & 0xffff;
-    }
-    const slot = lo | ((((inHi << 20) | (inLo >>> 12)) & (start === 3 ? mask : 511)) << 3);
-    const at = locate(slot, hi, perm, pages, basePage);
-    if (at < 0) return this.#abort(3, slot, hi);
-    const descLo = words[at]!;
-    const descHi = words[at + 1]!;
-    this.reads += 4 - start;
-    this.level = 3;
-    this.shift = 12;
-    this.descPaLo = slot;
-    this.descPaHi = hi;
-    this.descLo = descLo;
-    this.descHi = descHi;
-    this.inheritedHi = inherited;
-    if ((descLo & 3) !== 3) return WALK.TRANSLATION;
-    this.outLo = (descLo & ~0xfff) | (inLo & 0xfff);
-    this.outHi = descHi & 0xffff;
-    return (descHi & top) === 0 ? WALK.OK : WALK.ADDRESS_SIZE;
+    return (lo & 3) === 1 && (hi & this.leafTop) === 0 ? at | 1 : -1;
+  }
+
+  /** Notes what {@link ordinary} has found at `at`; `lo` and `hi` are the descriptor. */
+  arrive(at: number, lo: number, hi: number): void {
+    const block = at & 1;
+    this.level = 3 - block;
+    this.shift = block === 0 ? 12 : 21;
+    this.descAt = at & ~1;
+    this.descLo = lo;
+    this.descHi = hi;
+    this.reads += 4 - block - this.startLevel;
   }
 
   /**
@@ -260,11 +301,11 @@ export class Tables {
     const top = this.#outputTop;
     const odd = this.#bigEndian || this.#trace !== null;
     const haft = this.#haft;
-    let shift = this.#startShift;
+    let shift = this.startShift;
     let mask = this.#startMask;
     let level = this.startLevel;
-    let tableLo = this.#tableLo;
-    let tableHi = this.#tableHi;
+    let tableLo = this.rootLo;
+    let tableHi = this.rootHi;
     let inherited = 0;
     this.pending = 0;
     for (;;) {
@@ -327,6 +368,7 @@ export class Tables {
     const at = this.pendingAt[i]!;
     if ((memory.perm[at >>> 10]! & PERM_WRITE) !== 0) return WALK.OK;
     this.level = this.pendingLevel[i]!;
+    this.descAt = -1;
     this.descPaLo = addressLo(memory, at);
     this.descPaHi = addressHi(memory, at);
     return WALK.EXTERNAL_ABORT;
@@ -346,6 +388,7 @@ export class Tables {
   #abort(level: number, paLo: number, paHi: number): number {
     this.reads += level - this.startLevel;
     this.level = level;
+    this.descAt = -1;
     this.descPaLo = paLo;
     this.descPaHi = paHi;
     return WALK.EXTERNAL_ABORT;
@@ -366,6 +409,7 @@ export class Tables {
     this.reads += level - this.startLevel + 1;
     this.level = level;
     this.shift = shift;
+    this.descAt = -1;
     this.descPaLo = paLo;
     this.descPaHi = paHi;
     this.descLo = lo;

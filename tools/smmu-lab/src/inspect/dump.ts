@@ -3,8 +3,8 @@ import { dirname, join } from "node:path";
 import { getSystemErrorMessage } from "node:util";
 import { InputError } from "../lab/trace-file.ts";
 import { arrayOf, at, bigOf, Malformed, objectOf } from "../vectors/json.ts";
-import { hex, UnknownPage } from "../walk/bus.ts";
-import type { Bus } from "../walk/bus.ts";
+import { hex, UnknownPage } from "../reference/bus.ts";
+import type { Bus } from "../reference/bus.ts";
 
 export type DumpFormat = "sparse" | "elf" | "raw";
 
@@ -49,6 +49,15 @@ export class Dump implements Bus {
     }
     const start = range.offset + Number(pa - range.pa);
     return Int32Array.from({ length: count }, (_, i) => this.#word(start + i * 4));
+  }
+
+  /** From the first byte that the file holds to behind the last. */
+  get extent(): { readonly first: bigint; readonly end: bigint } {
+    const ranges = this.#ranges;
+    return {
+      first: ranges[0]?.pa ?? 0n,
+      end: ranges.reduce((end, { pa, size }) => (pa + size > end ? pa + size : end), 0n),
+    };
   }
 
   close(): void {

@@ -1,9 +1,10 @@
-import type { Machine } from "../walk/config.ts";
-import { explain } from "../walk/explain.ts";
-import type { Access, Explanation } from "../walk/explain.ts";
-import { featuresOf } from "../walk/registers.ts";
+import type { Machine } from "../reference/config.ts";
+import type { Access } from "../reference/explain.ts";
+import { featuresOf } from "../reference/registers.ts";
 import { openDump, readRegisters, registersBeside } from "./dump.ts";
 import type { DumpFormat } from "./dump.ts";
+import { DumpExplainer } from "./explain.ts";
+import type { AccessReport } from "./explain.ts";
 import { checkProbes } from "./probes.ts";
 import type { ProbeReport } from "./probes.ts";
 import { readCommands, readEvents } from "./queues.ts";
@@ -33,7 +34,7 @@ export interface Inspection {
   readonly streams: StreamTableReport;
   readonly commands: QueueReport;
   readonly events: QueueReport;
-  readonly access: { readonly asked: Access; readonly explanation: Explanation } | undefined;
+  readonly access: { readonly asked: Access; readonly explanation: AccessReport } | undefined;
   readonly probes: ProbeReport | undefined;
 }
 
@@ -44,6 +45,7 @@ export async function inspect(options: InspectOptions): Promise<Inspection> {
   const dump = openDump(options.dump, options.base);
   try {
     const machine: Machine = { registers, features: featuresOf(registers), bus: dump };
+    const explainer = new DumpExplainer(machine, dump.extent);
     return {
       dump: options.dump,
       format: dump.format,
@@ -52,8 +54,8 @@ export async function inspect(options: InspectOptions): Promise<Inspection> {
       streams: listStreams(machine),
       commands: readCommands(machine),
       events: readEvents(machine),
-      access: access === undefined ? undefined : { asked: access, explanation: explain(machine, access) },
-      probes: probes === undefined ? undefined : await checkProbes(machine, probes),
+      access: access === undefined ? undefined : { asked: access, explanation: explainer.explain(access) },
+      probes: probes === undefined ? undefined : await checkProbes(machine, explainer, probes),
     };
   } finally {
     dump.close();

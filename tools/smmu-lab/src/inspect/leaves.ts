@@ -1,9 +1,9 @@
-import { pair, UnknownPage } from "../walk/bus.ts";
-import type { Bus } from "../walk/bus.ts";
-import { showRights } from "../walk/describe.ts";
-import { NO_QUIRKS } from "../walk/quirks.ts";
-import { addressOf, alignDown, classify, firstBitsOf, levelShift, mask, noAccess, RIGHT, stage1Rights, stage2Rights, walkStage2 } from "../walk/tables.ts";
-import type { Context, Half, Shape, Stage1, Stage2 } from "../walk/tables.ts";
+import { pair, UnknownPage } from "../reference/bus.ts";
+import type { Bus } from "../reference/bus.ts";
+import { showRights } from "../reference/describe.ts";
+import { NO_QUIRKS } from "../reference/quirks.ts";
+import { addressOf, alignDown, classify, firstBitsOf, levelShift, mask, noAccess, RIGHT, stage1Rights, stage2Rights, walkStage2 } from "../reference/tables.ts";
+import type { Context, Half, Shape, Stage1, Stage2 } from "../reference/tables.ts";
 
 /** Leaves that follow one another in both address spaces, with the same rights. */
 export interface LeafRange {

@@ -4,8 +4,8 @@ import type { Observation, RecordedAccess } from "../vectors/cases.ts";
 import { readJsonLines } from "../vectors/json.ts";
 import { observe } from "../vectors/rules.ts";
 import { judge, plainAccess } from "../vectors/judge.ts";
-import type { Machine } from "../walk/config.ts";
-import { explain } from "../walk/explain.ts";
+import type { Machine } from "../reference/config.ts";
+import type { DumpExplainer } from "./explain.ts";
 
 /** A probe that came out otherwise, without a rule that explains it. */
 export interface ProbeDifference {
@@ -29,15 +29,15 @@ export interface ProbeReport {
 const KEPT = 10;
 
 /** Whether the other direction is permitted as the probe says, where it says. */
-function permits(machine: Machine, access: RecordedAccess): boolean {
+function permits(explainer: DumpExplainer, access: RecordedAccess): boolean {
   const { perm, recorded, write } = access;
   if (perm === undefined || !recorded.ok) return true;
-  const other = explain(machine, { ...plainAccess(access), write: !write });
+  const other = explainer.explain({ ...plainAccess(access), write: !write });
   return (other.outcome === "ok") === ((perm & (write ? 1 : 2)) !== 0);
 }
 
 /** Checks recorded accesses against a dump. Throws InputError with file and line for one that is malformed. */
-export async function checkProbes(machine: Machine, path: string): Promise<ProbeReport> {
+export async function checkProbes(machine: Machine, explainer: DumpExplainer, path: string): Promise<ProbeReport> {
   const excused = new Map<string, number>();
   const differences: ProbeDifference[] = [];
   let total = 0;
@@ -46,10 +46,10 @@ export async function checkProbes(machine: Machine, path: string): Promise<Probe
   let fail = 0;
   for await (const { access, line } of readJsonLines(path, (json, at) => ({ access: accessOf(json, "the probe"), line: at }))) {
     total++;
-    const found = explain(machine, plainAccess(access));
+    const found = explainer.explain(plainAccess(access));
     const got = observe(found);
     const subject = { machine, access: plainAccess(access), view: observe, earlier: [] };
-    const known = found.outcome !== "unknown" && permits(machine, access);
+    const known = found.outcome !== "unknown" && permits(explainer, access);
     const rows = known ? judge(subject, access, got) : undefined;
     if (rows === undefined) {
       fail++;

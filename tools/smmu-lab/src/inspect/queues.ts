@@ -1,7 +1,7 @@
 import { CMD_WORDS, EVENT_WORDS, printCommand, printEvent } from "@smmuv3/smmu-v3-defs";
-import { UnknownPage } from "../walk/bus.ts";
-import type { Machine } from "../walk/config.ts";
-import { low, queueOf } from "../walk/registers.ts";
+import { UnknownPage } from "../reference/bus.ts";
+import type { Machine } from "../reference/config.ts";
+import { low, queueOf } from "../reference/registers.ts";
 
 /** An entry of a queue. */
 export interface QueueEntry {

@@ -1,9 +1,9 @@
 import { CD, getField, L1STD, STE, STE_CONFIG, STE_WORDS } from "@smmuv3/smmu-v3-defs";
-import { UnknownPage } from "../walk/bus.ts";
-import { cdViolation, fetchCd, foreignStage1, foreignStage2, secondLevel, show, stage1Of, stage2Of, stagesOf, steViolation, streamTableOf } from "../walk/config.ts";
-import type { Machine, StreamTable } from "../walk/config.ts";
-import { NO_QUIRKS } from "../walk/quirks.ts";
-import { alignDown, RIGHT, walkStage2 } from "../walk/tables.ts";
+import { UnknownPage } from "../reference/bus.ts";
+import { cdViolation, fetchCd, foreignStage1, foreignStage2, secondLevel, show, stage1Of, stage2Of, stagesOf, steViolation, streamTableOf } from "../reference/config.ts";
+import type { Machine, StreamTable } from "../reference/config.ts";
+import { NO_QUIRKS } from "../reference/quirks.ts";
+import { alignDown, RIGHT, walkStage2 } from "../reference/tables.ts";
 import { stage1Leaves, stage2Leaves } from "./leaves.ts";
 import type { Leaves } from "./leaves.ts";
 

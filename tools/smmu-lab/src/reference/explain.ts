@@ -1,3 +1,5 @@
+// A second SMMU in BigInt, slow and independent of the model: it judges what the model does against recorded hardware (vectors/rules.ts),
+// and lists tables of dumps that are too sparse for the flat memory of the model.
 import { CD, EVENT, EVENT_CLASS, EVENT_WORDS, EVENTS, getField, printEvent, REG, setField, STE, STE_CONFIG, STE_INSTCFG, STE_PRIVCFG, STE_S1DSS } from "@smmuv3/smmu-v3-defs";
 import type { EventName } from "@smmuv3/smmu-v3-defs";
 import { hex, UnknownPage } from "./bus.ts";

@@ -1,5 +1,5 @@
 import { InputError } from "../lab/trace-file.ts";
-import type { Registers } from "../walk/registers.ts";
+import type { Registers } from "../reference/registers.ts";
 import { arrayOf, bigOf, flagOf, intOf, Malformed, objectOf, readJsonLines } from "./json.ts";
 import type { Json } from "./json.ts";
 

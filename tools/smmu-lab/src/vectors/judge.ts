@@ -1,4 +1,4 @@
-import type { Access } from "../walk/explain.ts";
+import type { Access } from "../reference/explain.ts";
 import type { Observation, RecordedAccess } from "./cases.ts";
 import { collapse, excuse, PER_FOUR_BYTES, RULES, sameObservation } from "./rules.ts";
 import type { Rule, Subject } from "./rules.ts";

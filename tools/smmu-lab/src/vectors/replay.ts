@@ -3,11 +3,11 @@ import { OFFSET, REGISTERS } from "@smmuv3/smmu-v3-defs";
 import type { RegisterDef, RegisterName } from "@smmuv3/smmu-v3-defs";
 import { PRESETS, SmmuV3 } from "@smmuv3/smmu-v3-model";
 import type { ProfileName } from "@smmuv3/smmu-v3-model";
-import { pairs } from "../walk/bus.ts";
-import type { Bus } from "../walk/bus.ts";
-import type { Access } from "../walk/explain.ts";
-import { high, low, queueOf } from "../walk/registers.ts";
-import type { Registers } from "../walk/registers.ts";
+import { pairs } from "../reference/bus.ts";
+import type { Bus } from "../reference/bus.ts";
+import type { Access } from "../reference/explain.ts";
+import { high, low, queueOf } from "../reference/registers.ts";
+import type { Registers } from "../reference/registers.ts";
 import type { Observation, PageContent } from "./cases.ts";
 
 const GBPA_UPDATE = 0x8000_0000 | 0;

@@ -1,12 +1,12 @@
 // Where QEMU's SMMUv3 leaves the manual, as rules. A rule is a switch of the reference walk: it applies to an access where that
 // walk, over the same registers and structures, does something else with the switch than without. Nothing here knows the name
 // of a case or a file.
-import { explain } from "../walk/explain.ts";
-import type { Access, Explanation } from "../walk/explain.ts";
-import type { Machine } from "../walk/config.ts";
-import { pairs } from "../walk/bus.ts";
-import { NO_QUIRKS } from "../walk/quirks.ts";
-import type { Quirk, Quirks } from "../walk/quirks.ts";
+import { explain } from "../reference/explain.ts";
+import type { Access, Explanation } from "../reference/explain.ts";
+import type { Machine } from "../reference/config.ts";
+import { pairs } from "../reference/bus.ts";
+import { NO_QUIRKS } from "../reference/quirks.ts";
+import type { Quirk, Quirks } from "../reference/quirks.ts";
 import type { Observation } from "./cases.ts";
 import { hitTlb } from "./warm.ts";
 
@@ -43,7 +43,7 @@ export const RULES: readonly Rule[] = [
   { row: "l2-span-too-big", section: "5.1 L1STD.Span: reserved above SPLIT + 1", qemu: "10.0 takes it", special: true },
   {
     row: "nested-rnw",
-    section: "7.3.13: RnW is that of the transaction; 7.3.16: TTRnW is that of the walk",
+    section: "7.3, 7.3.12 to 7.3.16: RnW, InD, PnU are those of the input transaction; 7.3.16: TTRnW is that of the walk",
     qemu: "sets RnW for what it fetches by its configuration (CD, first table), and never TTRnW",
   },
   {
@@ -103,7 +103,7 @@ export interface Subject {
 }
 
 /** What an explained access shows. */
-export function observe(explanation: Explanation): Observation {
+export function observe(explanation: Pick<Explanation, "event" | "pa"> & { readonly outcome: string }): Observation {
   const { event, outcome, pa } = explanation;
   return {
     ok: outcome === "ok",

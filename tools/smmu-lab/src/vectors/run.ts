@@ -1,8 +1,8 @@
 import { Memory } from "@smmuv3/platform";
 import type { ProfileName } from "@smmuv3/smmu-v3-model";
 import { InputError } from "../lab/trace-file.ts";
-import type { Machine } from "../walk/config.ts";
-import { featuresOf } from "../walk/registers.ts";
+import type { Machine } from "../reference/config.ts";
+import { featuresOf } from "../reference/registers.ts";
 import { readCases } from "./cases.ts";
 import type { Observation, RecordedAccess, RecordedCase } from "./cases.ts";
 import { accessModel, loadPages, memoryBus, programModel, withIdentity } from "./replay.ts";

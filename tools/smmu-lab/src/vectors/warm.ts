@@ -1,9 +1,9 @@
 import { EVENT, EVENT_CLASS, EVENT_WORDS, EVENTS, printEvent, setField } from "@smmuv3/smmu-v3-defs";
-import type { Machine } from "../walk/config.ts";
-import { explain } from "../walk/explain.ts";
-import type { Access, Explanation } from "../walk/explain.ts";
-import type { Quirks } from "../walk/quirks.ts";
-import { RIGHT } from "../walk/tables.ts";
+import type { Machine } from "../reference/config.ts";
+import { explain } from "../reference/explain.ts";
+import type { Access, Explanation } from "../reference/explain.ts";
+import type { Quirks } from "../reference/quirks.ts";
+import { RIGHT } from "../reference/tables.ts";
 
 /**
  * Row warm-tlb: what QEMU does with an access that hits a TLB entry which an earlier access of the case has left, or undefined
