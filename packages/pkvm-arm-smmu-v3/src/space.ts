@@ -103,6 +103,8 @@ export class AddressSpace {
     const size = pgsize * count;
     let done = 0;
     let status = 0;
+    // A block would replace a table and all that it maps; what is in use is not replaced.
+    if (pgsize > PAGE_SIZE && this.#occupied(iova, size)) return -ERRNO.EEXIST;
     while (done < size && status === 0) {
       status = table.mapPages(iova + done, pa + done, pgsize, (size - done) / pgsize, prot);
       done += table.mapped;
@@ -171,6 +173,20 @@ export class AddressSpace {
     });
     this.table.free();
     return 0;
+  }
+
+  /** Something is mapped in `[start, start + size)`. */
+  #occupied(start: number, size: number): boolean {
+    for (let at = start; at < start + size; ) {
+      let level = 0;
+      const status = this.table.walk(at, (deepest) => {
+        level = deepest;
+      });
+      if (status >= 0) return true;
+      const span = 2 ** (LEVEL0_SHIFT - LEVEL_BITS * level);
+      at += span - (at % span);
+    }
+    return false;
   }
 
   /** Bytes of the leaf at `iova`; 0: none. */

@@ -291,6 +291,19 @@ describe.each([["stage 1", s1], ["stage 2", s2]] as const)("pages of %s", (_what
     expect(sizes).toEqual([block, PAGE_SIZE, PAGE_SIZE]);
   });
 
+  test.each([[0, true], [511, true], [512, false]])("a block does not replace what is mapped: page %d of its place", (page, refused) => {
+    const one = new Paging();
+    const domain = one.domain(stage);
+    const block = 0x20_0000;
+    const iova = block + page * PAGE_SIZE;
+    expect(one.paging.mapPages(domain, iova, HOST_PAGE, PAGE_SIZE, 1, RW)).toBe(PAGE_SIZE);
+    expect(one.paging.mapPages(domain, block, 0x4040_0000, block, 1, RW)).toBe(refused ? -ERRNO.EEXIST : block);
+    expect(one.paging.iovaToPhys(domain, iova)).toBe(HOST_PAGE);
+    expect(one.paging.unmapPages(domain, iova, PAGE_SIZE, 1, () => {})).toBe(PAGE_SIZE);
+    // The table that is left is empty, and gives way.
+    if (refused) expect(one.paging.mapPages(domain, block, 0x4040_0000, block, 1, RW)).toBe(block);
+  });
+
   test.each<[string, number, number, number, number, number]>([
     ["a size that no leaf has", IOVA, HOST_PAGE, 0x3000, RW, -ERRNO.EINVAL],
     ["an IOVA that is not aligned", IOVA + 1, HOST_PAGE, PAGE_SIZE, RW, -ERRNO.EINVAL],

@@ -43,7 +43,7 @@ export class SvTable {
   }
 
   /**
-   * Maps one leaf of `size`, one of {@link LEAF_SIZES}; `flags` of RV_PTE r, w, x. 0; -EINVAL (alignment, size, range), -EEXIST, or
+   * Maps `size` bytes, one of {@link LEAF_SIZES}, by one leaf where its place is free; `flags` of RV_PTE r, w, x. 0; -EINVAL (alignment, size, range), -EEXIST, or
    * -ENOMEM with nothing mapped.
    */
   map(address: number, pa: number, size: number, flags: number): number {
@@ -58,11 +58,34 @@ export class SvTable {
     }
     const entry = table + this.#index(address, level) * ENTRY_BYTES;
     const { memory } = this.#options;
-    if ((memory.load32(entry) & RV_PTE.v) !== 0) return -ERRNO.EEXIST;
+    const old = memory.load32(entry);
+    if ((old & RV_PTE.v) !== 0) {
+      if ((old & LEAF_RIGHTS) !== 0) return -ERRNO.EEXIST;
+      const below = rvPpnAddress(old, memory.load32(entry + 4));
+      return this.#holdsLeaf(below) ? -ERRNO.EEXIST : this.#mapBelow(address, pa, level, flags);
+    }
     // A and D are set from the start: hardware that does not update them would fault.
     const [lo, hi] = rvPpnField(pa);
     memory.store64(entry, lo | flags | RV_PTE.v | RV_PTE.u | RV_PTE.a | RV_PTE.d, hi);
     return 0;
+  }
+
+  /** Maps what a leaf of `level` would by smaller ones: its place has a table that is empty, and a TLB may know the table. */
+  #mapBelow(address: number, pa: number, level: number, flags: number): number {
+    const size = LEAF_SIZES[level - 1]!;
+    let status = 0;
+    for (let i = 0; i < ENTRIES && status === 0; i++) status = this.map(address + i * size, pa + i * size, size, flags);
+    return status;
+  }
+
+  #holdsLeaf(table: number): boolean {
+    const { memory } = this.#options;
+    for (let at = table; at < table + PAGE_SIZE; at += ENTRY_BYTES) {
+      const lo = memory.load32(at);
+      if ((lo & RV_PTE.v) === 0) continue;
+      if ((lo & LEAF_RIGHTS) !== 0 || this.#holdsLeaf(rvPpnAddress(lo, memory.load32(at + 4)))) return true;
+    }
+    return false;
   }
 
   /** Finds the leaf at `address`; false when nothing is mapped. */

@@ -57,6 +57,20 @@ describe("map", () => {
   });
 });
 
+test.each([[0x20_0000, PAGE_SIZE], [2 ** 30, 0x20_0000]])("in place of an empty table, %d bytes are mapped by leaves of %d", (size, leaf) => {
+  const { table } = tables(64);
+  const at = 2 ** 40;
+  table.map(at + leaf, 0x9000_0000, leaf, RIGHTS);
+  expect(table.map(at, 2 ** 32, size, RIGHTS)).toBe(-ERRNO.EEXIST);
+  table.lookUp(at + leaf);
+  table.clear();
+  expect(table.map(at, 2 ** 32, size, RIGHTS)).toBe(0);
+  for (const offset of [0, leaf, size - leaf]) {
+    expect(table.lookUp(at + offset)).toBe(true);
+    expect([table.leafPa, table.leafSize]).toEqual([2 ** 32 + offset, leaf]);
+  }
+});
+
 test("without memory for the root there is no table", () => {
   const memory = Memory.allocate({ base: BASE, size: PAGE_SIZE });
   expect(SvTable.create({ memory, alloc: () => -ERRNO.ENOMEM, free: () => {} })).toBe(-ERRNO.ENOMEM);
