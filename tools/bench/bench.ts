@@ -78,13 +78,16 @@ print(`# ${host.cores} x ${host.cpu}, ${date}`.slice(0, 80));
 const native = spawnSync("cc", ["--version"]).status === 0;
 if (!native) print("# no C compiler: the native baselines are left out");
 
+/** The native baselines ask for huge pages unless THP=0; so does the C library for the buffers of these. */
+const HUGE_PAGES: Readonly<Record<string, string>> = process.env["THP"] === "0" ? {} : { GLIBC_TUNABLES: "glibc.malloc.hugetlb=1" };
+
 /** Rounds, not one long run of each: the slow minutes of a machine then fall on both. */
 function measure({ name, native: twin, script, flags = [] }: Suite, build: string): readonly Row[] {
   const found: Samples = new Map();
   for (let round = 0; round < rounds; round++) {
     const texts: string[] = [];
     if (native && twin) texts.push(run("tools/bench/native/run.sh", [samples, name], { BUILD: build }));
-    texts.push(run(process.execPath, [...flags, script, samples]));
+    texts.push(run(process.execPath, [...flags, script, samples], HUGE_PAGES));
     for (const text of texts) {
       collect(found, text, name);
       if (values.save !== undefined) appendFileSync(values.save, text);
