@@ -1,3 +1,4 @@
+import { FRAME_WORDS } from "@smmuv3/platform";
 import { describe, expect, test } from "vitest";
 import { isHypPanic, isMachineError } from "../src/index.ts";
 import type { GuestCpu } from "../src/index.ts";
@@ -109,4 +110,31 @@ test("errors: illegal VTCR is EL2's, an exception is the program's, a stray acce
   expect(machine.panics).toEqual([]);
   const regime = { ...vm.regime, vtcr: VTCR.level0 & ~(3 << 6) };
   expect(isHypPanic(thrown(() => machine.hyp.runGuest(1, 0, regime)))).toBe(true);
+});
+
+test("a guest's hypercall goes to EL2, or is not supported", () => {
+  const { machine, run } = guestRig();
+  const frame = new Int32Array(FRAME_WORDS);
+  const ask = (guest: GuestCpu): void => {
+    frame[0] = 7;
+    guest.hvc(frame);
+  };
+  expect([run(ask), frame[0]]).toEqual([0, -1]);
+  machine.hyp.install({
+    hvc: () => {},
+    dataAbort: () => 2,
+    guestHvc: (handle, vcpu, words) => {
+      words[0] = handle * 100 + vcpu * 10 + words[0]!;
+    },
+  });
+  expect([run(ask), frame[0]]).toEqual([0, 107]);
+  expect(() => { machine.guest(1, 0).hvc(frame); }).toThrow(RangeError);
+  expect(isMachineError(thrown(() => run((guest) => { guest.hvc(new Int32Array(2)); })))).toBe(true);
+});
+
+test("what escapes from EL2's handler of a guest's hypercall is a panic", () => {
+  const { machine, run } = guestRig();
+  machine.hyp.install({ hvc: () => {}, dataAbort: () => 2, guestHvc: () => { throw new TypeError("oops"); } });
+  expect(isHypPanic(thrown(() => run((guest) => { guest.hvc(new Int32Array(FRAME_WORDS)); })))).toBe(true);
+  expect(machine.panics).toMatchObject([{ reason: "exception at EL2: oops" }]);
 });

@@ -318,3 +318,17 @@ test("random maps, TLBIs and accesses against a list of what was cached", () => 
   }
   expect(Math.min(...Object.values(outcomes))).toBeGreaterThan(50);
 });
+
+test("whether EL1 may access a page can be asked without a trap; the TLB remembers", () => {
+  const { machine, tables, frames } = rig();
+  expect([machine.hostStage2, machine.hostAdmits(PAGE, true)]).toEqual([undefined, true]);
+  machine.hyp.setHostStage2(tables.regime);
+  expect(machine.hostStage2).toEqual(tables.regime);
+  expect(machine.hostAdmits(PAGE, false)).toBe(false);
+  tables.map(PAGE, RO);
+  expect([machine.hostAdmits(PAGE, false), machine.hostAdmits(PAGE, true), machine.hostAdmits(0, false)]).toEqual([true, false, false]);
+  tables.map(PAGE, NONE);
+  expect(machine.hostAdmits(PAGE, false)).toBe(true);
+  machine.hyp.tlbiIpa(PAGE, 4096);
+  expect([machine.hostAdmits(PAGE, false), frames]).toEqual([false, []]);
+});

@@ -1,0 +1,16 @@
+export { MergeError, mergeReports, runCampaign } from "./campaign.ts";
+export type { CampaignOptions, CampaignRate, CampaignReport, ReportedFinding, Shard } from "./campaign.ts";
+export { SEEDED_DEFECTS } from "./defects/index.ts";
+export type { SeededDefect } from "./defects/index.ts";
+export { replay as replayAttack } from "./epoch.ts";
+export { ATTACK_CLASSES } from "./grammar/index.ts";
+export type { AttackClass } from "./grammar/index.ts";
+export type { Concurrent, Op, Step } from "./op.ts";
+export type { Finding } from "./oracle.ts";
+export { attackJson, attackText, reportOf } from "./report.ts";
+export { SCENARIOS } from "./scenarios.ts";
+export type { Scenario } from "./scenarios.ts";
+export { parseScript } from "./script.ts";
+export { bundleText, loadTarget, TARGETS } from "./target.ts";
+export type { Target, TargetName } from "./target.ts";
+export { withTwins } from "./twins.ts";
