@@ -9,6 +9,7 @@ const TRANSLATION = {
   "pkvm-unprotected": "strict",
   "single-driver": "identity",
   "three-driver": "identity",
+  "kvm-driver": "identity",
   "trap-emulate": "strict",
 } as const;
 
@@ -17,6 +18,7 @@ const DRIVER = {
   "pkvm-unprotected": ["arm-smmu-v3"],
   "single-driver": ["arm-smmu-v3"],
   "three-driver": ["pkvm-iommu"],
+  "kvm-driver": ["kvm-arm-smmu-v3"],
   "trap-emulate": ["arm-smmu-v3.aux"],
 } as const;
 

@@ -10,8 +10,8 @@ const trace = await readTraceFile("boot");
 const MISSING_TLBI: Defect = {
   name: "unmap without TLBI",
   level: "el1",
-  find: "smmuDomain(domain).invalidate(gather.start,",
-  replace: "if (false) smmuDomain(domain).invalidate(gather.start,",
+  find: "domain.ops.iotlbSync?.(domain, this);",
+  replace: "",
 };
 
 const NO_DONATION_UNMAP: Defect = {

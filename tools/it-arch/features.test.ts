@@ -39,14 +39,18 @@ describe("the matrix", () => {
     for (const name of HYPERCALL_DESIGNS) expect([name, cell(row, name).verdict]).toEqual([name, "hidden"]);
   });
 
-  test.each(["blocked-on-release", "events", "evtq-overflow", "msi", "dma-mask", "identity", "deferrals", "shutdown"])("%s: everywhere", (row) => {
+  test.each(["blocked-on-release", "rmr", "events", "evtq-overflow", "msi", "dma-mask", "identity", "deferrals", "shutdown"])("%s: everywhere", (row) => {
     for (const { name } of variants) expect([name, cell(row, name).verdict]).toEqual([name, "works"]);
   });
 
-  test("isolation, and boot DMA that is never interrupted, where EL2 has the SMMU", () => {
+  test("isolation where EL2 has the SMMU", () => {
     expect(cell("isolation", "pkvm-unprotected").verdict).toBe("absent");
     for (const name of [...HYPERCALL_DESIGNS, ...PAGING, "trap-emulate"]) expect([name, cell("isolation", name).verdict]).toEqual([name, "works"]);
-    for (const name of [...HYPERCALL_DESIGNS, ...PAGING]) expect([name, cell("rmr", name).verdict]).toEqual([name, "works"]);
+  });
+
+  test("SVA is the stock driver's: it takes the CPU's own tables", () => {
+    for (const name of STOCK) expect([name, cell("sva", name).verdict]).toEqual([name, "works"]);
+    for (const name of [...HYPERCALL_DESIGNS, ...PAGING]) expect([name, cell("sva", name).verdict]).toEqual([name, "absent"]);
   });
 
   test("what only EL2's own domains offer", () => {
@@ -89,11 +93,11 @@ const MUTANTS: readonly Mutant[] = [
   },
   {
     row: "dma-strict", variant: "native", level: "el1",
-    find: "smmuDomain(domain).invalidate(gather.start,", replace: "if (false) smmuDomain(domain).invalidate(gather.start,",
+    find: "domain.ops.iotlbSync?.(domain, this);", replace: "",
   },
   {
     row: "user-domain", variant: "trap-emulate", level: "el1",
-    find: "smmuDomain(domain).invalidate(gather.start,", replace: "if (false) smmuDomain(domain).invalidate(gather.start,",
+    find: "domain.ops.iotlbSync?.(domain, this);", replace: "",
   },
   { row: "dma-fq", variant: "native", level: "el1", find: 'type === "dma-fq" && deferred', replace: "false" },
   { row: "identity", variant: "pkvm-unprotected", level: "el1", find: 'type === "identity" || ops.domainAllocPaging', replace: "ops.domainAllocPaging" },
@@ -106,6 +110,10 @@ const MUTANTS: readonly Mutant[] = [
     find: "const last = ops.releaseDomain ?? ops.blockedDomain;", replace: "const last = ops.identityDomain;",
   },
   { row: "hitless", variant: "single-driver/paging", level: "el2", find: "if (changed === 1) {", replace: "if (changed === 1) changed = 2;\n  if (changed === -1) {" },
+  {
+    row: "sva", variant: "native", level: "el1",
+    find: "return this.#sva.bind(dev, mm);", replace: "return -ERRNO.EOPNOTSUPP;",
+  },
   {
     row: "rmr", variant: "three-driver", level: "el2",
     find: "node.properties[BOOT_DMA_PROPERTY] === void 0", replace: "node !== void 0",

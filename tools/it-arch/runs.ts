@@ -9,7 +9,7 @@ export const TRACES = ["boot", "nvme-4k-read", "multi-device"] as const;
 export type TraceName = (typeof TRACES)[number];
 
 /** Designs in which EL2 owns the SMMU. */
-export const PROTECTED = ["single-driver", "three-driver", "trap-emulate"] as const;
+export const PROTECTED = ["single-driver", "three-driver", "kvm-driver", "trap-emulate"] as const;
 
 export interface Trace {
   readonly path: string;

@@ -1,9 +1,9 @@
-import { ERRNO } from "@smmuv3/platform";
+import { BOOT_DMA_PROPERTY, ERRNO } from "@smmuv3/platform";
 import type { Firmware, HostCpu } from "@smmuv3/platform";
 import { createKernel } from "@smmuv3/driver-core";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
 import { DMA_DIR, IommuCore } from "@smmuv3/iommu-core";
-import type { CoherentBuffer, DefaultDomainType, SgEntry } from "@smmuv3/iommu-core";
+import type { CoherentBuffer, DefaultDomainType, Rmr, SgEntry } from "@smmuv3/iommu-core";
 import { KernelControl } from "./kernel-port.ts";
 import type { KernelPort } from "./kernel-port.ts";
 import { Pkvm } from "./pkvm.ts";
@@ -27,7 +27,10 @@ export class HostKernel {
 
   constructor(cpu: HostCpu, firmware: Firmware, options: BootOptions = {}) {
     this.ctx = createKernel({ cpu, firmware });
-    this.iommu = new IommuCore(this.ctx, { defaultDomainType: DOMAIN_TYPES[options.translation ?? "strict"] });
+    this.iommu = new IommuCore(this.ctx, {
+      defaultDomainType: DOMAIN_TYPES[options.translation ?? "strict"],
+      rmrs: bootRegions(firmware),
+    });
     this.ctx.core.initcall("arch", "populate", () => {
       this.ctx.core.populate(firmware);
       return 0;
@@ -49,6 +52,13 @@ export class HostKernel {
     this.ctx.core.boot();
     return new BootedKernel(this.ctx, this.iommu, this.#pkvm);
   }
+}
+
+/** Memory that devices use since boot, one to one: which part of RAM, firmware does not say here. */
+function bootRegions({ memory, nodes }: Firmware): Rmr[] {
+  return nodes
+    .filter(({ properties }) => properties[BOOT_DMA_PROPERTY] !== undefined)
+    .flatMap(({ iommus }) => iommus.map(({ iommu, id }) => ({ ...memory, iommu, ids: [id], remapPermitted: false })));
 }
 
 /** {@link HostPort} of a booted {@link HostKernel}. */

@@ -1,5 +1,6 @@
-import { ERRNO } from "@smmuv3/platform";
+import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
+import { Mm } from "@smmuv3/iommu-core";
 import type { DomainType, FaultReport, IommuCore, IommuDomain, IommuInstance } from "@smmuv3/iommu-core";
 
 /** A device as sysfs shows it. */
@@ -56,6 +57,11 @@ export interface KernelPort {
   map(domain: number, iova: number, pa: number, size: number, prot: number): number;
   /** Bytes unmapped. */
   unmap(domain: number, iova: number, size: number): number;
+  /**
+   * Gives the device the address space of a process whose page table (4K pages) is at `ttb`. Its PASID, or a negative errno:
+   * -EOPNOTSUPP where the driver has no SVA.
+   */
+  bindProcess(device: number, ttb: number, vaBits: number): number;
   /** The device is unplugged: its driver goes, then the device. Its number stays taken. */
   unplug(device: number): void;
   /** Power-off: every driver quiesces its device. */
@@ -135,6 +141,12 @@ export class KernelControl implements KernelPort {
 
   unmap(domain: number, iova: number, size: number): number {
     return this.#iommu.unmap(this.#domain(domain), iova, size);
+  }
+
+  bindProcess(device: number, ttb: number, vaBits: number): number {
+    const table = { ttb, vaBits, granule: PAGE_SIZE, unmap: () => {}, free: () => {} };
+    const handle = this.#iommu.bindSva(this.#client(device), new Mm(table));
+    return typeof handle === "number" ? handle : handle.pasid;
   }
 
   unplug(device: number): void {

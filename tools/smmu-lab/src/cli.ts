@@ -4,16 +4,29 @@ import { readFile } from "node:fs/promises";
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { SingleBar } from "cli-progress";
 import { TraceError } from "@smmuv3/dma-workload";
+import { addAttackCommand } from "./attack/command.ts";
 import { compare, findings } from "./compare.ts";
-import { ARCHITECTURES, isArchitecture } from "./lab/architectures.ts";
-import type { ArchitectureName } from "./lab/architectures.ts";
+import type { Comparison } from "./compare.ts";
+import { addFeaturesCommand } from "./features/command.ts";
+import { probeFeatures } from "./features/matrix.ts";
+import { ARCHITECTURES } from "./lab/architectures.ts";
+import { readAttacks } from "./lab/attack-results.ts";
+import { benchmark, WORKLOADS } from "./lab/benchmark.ts";
+import type { WorkloadName } from "./lab/benchmark.ts";
 import { PROFILES } from "./lab/board.ts";
 import type { Profile } from "./lab/board.ts";
 import { CostTableError, DEFAULT_COSTS, parseCosts } from "./lab/costs.ts";
+import type { CostTable } from "./lab/costs.ts";
+import { HARDWARE_NAMES } from "./lab/hardware.ts";
+import type { HardwareName } from "./lab/hardware.ts";
 import { BootError } from "./lab/run.ts";
 import { InputError, withPath } from "./lab/trace-file.ts";
+import { DOMAINS, namedVariants, VARIANTS } from "./lab/variants.ts";
+import type { DomainChoice, Variant } from "./lab/variants.ts";
 import { inspect } from "./inspect/index.ts";
 import type { InspectOptions } from "./inspect/index.ts";
+import { benchmarkJson, benchmarkText } from "./report/benchmark.ts";
+import { htmlReport } from "./report/html.ts";
 import { inspectJson } from "./report/inspect-json.ts";
 import { inspectText } from "./report/inspect-text.ts";
 import { comparisonJson } from "./report/json.ts";
@@ -26,22 +39,34 @@ import { runVectors } from "./vectors/run.ts";
 const EXIT = { finding: 1, badInput: 2, defect: 70 } as const;
 const STDOUT = "-";
 /** Longest first column of the progress bar. */
-const STAGE_WIDTH = Math.max(...ARCHITECTURES.map((name) => name.length));
+const STAGE_WIDTH = Math.max(...[...VARIANTS.keys()].map((name) => name.length));
 
 interface CompareFlags {
-  readonly arch: readonly ArchitectureName[];
+  readonly arch: readonly string[];
+  readonly domain: DomainChoice;
+  readonly hw?: HardwareName;
+  readonly workload?: WorkloadName;
   readonly profile: Profile;
   readonly costs?: string;
+  readonly attack?: readonly string[];
   readonly json?: string;
+  readonly html?: string;
 }
 
-function architectureList(text: string): ArchitectureName[] {
+function architectureList(text: string): string[] {
   const names = text.split(",").map((name) => {
     const trimmed = name.trim();
-    if (isArchitecture(trimmed)) return trimmed;
-    throw new InvalidArgumentError(`"${trimmed}" is none of ${ARCHITECTURES.join(", ")}.`);
+    if (namedVariants(trimmed, "both") !== undefined) return trimmed;
+    throw new InvalidArgumentError(`"${trimmed}" is none of ${ARCHITECTURES.join(", ")}, nor a variant: ${[...VARIANTS.keys()].filter((one) => one.includes("/")).join(", ")}.`);
   });
   return [...new Set(names)];
+}
+
+/** Variants by the names of `--arch`, each once. */
+function variantList(names: readonly string[], domain: DomainChoice): readonly Variant[] {
+  return [...new Set(names.flatMap((name) => namedVariants(name, domain) ?? []))].filter(
+    (variant, i, all) => all.findIndex((other) => other.name === variant.name) === i,
+  );
 }
 
 interface Progress {
@@ -65,27 +90,63 @@ function progress(): Progress {
   };
 }
 
-async function runCompare(trace: string, flags: CompareFlags): Promise<void> {
-  const { json, costs: costFile } = flags;
-  const costs =
-    costFile === undefined ? DEFAULT_COSTS : parseCosts(await withPath(costFile, () => readFile(costFile, "utf8")), costFile);
-  const toFile = json !== undefined && json !== STDOUT;
-  if (toFile) await checkOutput(json, costFile === undefined ? [trace] : [trace, costFile]);
+/** A file of costs in place of the built-in ones. */
+async function costTable(file: string | undefined): Promise<CostTable> {
+  return file === undefined ? DEFAULT_COSTS : parseCosts(await withPath(file, () => readFile(file, "utf8")), file);
+}
+
+async function runCompare(trace: string | undefined, flags: CompareFlags): Promise<void> {
+  const { json, html, hw, workload } = flags;
+  const costs = await costTable(flags.costs);
+  const variants = variantList(flags.arch, flags.domain);
+  if (variants.length === 0) throw new InputError(`--domain ${flags.domain}: none of the architectures has that`);
+  const inputs = [trace, flags.costs, ...(flags.attack ?? [])].filter((path) => path !== undefined);
+  for (const path of [json, html]) if (path !== undefined && path !== STDOUT) await checkOutput(path, inputs);
+  if (workload !== undefined) {
+    if (trace !== undefined) throw new InputError(`${trace}: --workload ${workload} needs no trace`);
+    if (html !== undefined) throw new InputError("--html: the page of a trace has the workload as well; name a trace instead");
+    const report = await withProgress((onProgress) =>
+      benchmark({ workload, variants, costs, onProgress, ...(hw === undefined ? {} : { hardware: hw }) }),
+    );
+    await print(benchmarkText(report), benchmarkJson(report), json);
+    return;
+  }
+  if (trace === undefined) throw new InputError("missing required argument 'trace': a recording, or --workload");
+  const comparison = await withProgress(async (onProgress) =>
+    compare({
+      ...{ trace, architectures: [], variants, costs, onProgress },
+      profile: flags.profile,
+      hardware: hw ?? "nested",
+      attacks: await readAttacks(flags.attack ?? []),
+      // Nobody reads the arguments in the tables.
+      settle: json !== undefined || html !== undefined,
+    }),
+  );
+  const found = findings(comparison);
+  if (found.length > 0) process.exitCode = EXIT.finding;
+  if (html !== undefined) await writeOutput(html, await page(comparison, variants, costs));
+  await print(comparisonTables(comparison), comparisonJson(comparison), json, found);
+}
+
+/** The page of a comparison, with the features and the benchmark of its variants. */
+async function page(comparison: Comparison, variants: readonly Variant[], costs: CostTable): Promise<string> {
+  return withProgress(async (onProgress) =>
+    htmlReport({
+      comparison,
+      features: await probeFeatures({ variants, onProgress }),
+      benchmark: await benchmark({ workload: "dma_map_benchmark", variants, costs, onProgress }),
+    }),
+  );
+}
+
+/** Runs `work` with a progress bar. */
+async function withProgress<T>(work: (onProgress: Progress["update"]) => Promise<T>): Promise<T> {
   const bar = progress();
-  const comparison = await compare({
-    trace,
-    architectures: flags.arch,
-    profile: flags.profile,
-    costs,
-    onProgress: (stage, done, total) => {
-      bar.update(stage, done, total);
-    },
+  return work((stage, done, total) => {
+    bar.update(stage, done, total);
   }).finally(() => {
     bar.stop();
   });
-  const found = findings(comparison);
-  if (found.length > 0) process.exitCode = EXIT.finding;
-  await print(comparisonTables(comparison), comparisonJson(comparison), json, found);
 }
 
 /**
@@ -181,22 +242,32 @@ const program = new Command("smmu-lab")
   .showHelpAfterError("(--help tells more)")
   .exitOverride();
 
+const archOption = (): Option =>
+  new Option("--arch <list>", `comma separated, of ${ARCHITECTURES.join(", ")}; or variants: three-driver/paging`)
+    .argParser(architectureList)
+    .default(ARCHITECTURES, "all");
+
 program
   .command("compare")
   .description("replay a trace under each architecture; print costs, isolation and trusted base side by side")
-  .argument("<trace>", "ftrace text with iommu:* and dma:* events, plain or gzipped")
+  .argument("[trace]", "ftrace text with iommu:* and dma:* events, plain or gzipped")
+  .addOption(archOption())
   .addOption(
-    new Option("--arch <list>", `comma separated, of ${ARCHITECTURES.join(", ")}`)
-      .argParser(architectureList)
-      .default(ARCHITECTURES, "all"),
+    new Option("--domain <choice>", "hypercall designs behind EL2's identity map, with EL2's paging, or both; strict, fq: all that translate so; all: everything")
+      .choices(DOMAINS)
+      .default("both"),
   )
+  .addOption(new Option("--hw <name>", "the SMMU; a design that does not probe on it is a result (default: nested)").choices(HARDWARE_NAMES))
+  .addOption(new Option("--workload <name>", "instead of a trace; by default on an SMMU without range invalidation").choices(WORKLOADS))
   .addOption(
     new Option("--profile <name>", "caches of the SMMU: keep everything, nothing, or what a real one has room for")
       .choices(PROFILES)
       .default("finite"),
   )
   .option("--costs <file>", `JSON object of ns by event, in place of the built-in ones: ${Object.keys(DEFAULT_COSTS).join(", ")}`)
+  .option("--attack <file...>", "reports of smmu-lab attack --json, for the arguments that a campaign settles")
   .option("--json <file>", "write the report as JSON too; - prints it instead of the tables")
+  .option("--html <file>", "write one self-contained page: tables, charts, features, arguments, benchmark")
   .addHelpText(
     "after",
     `
@@ -238,6 +309,9 @@ program
   .option("--json <file>", jsonOption)
   .addHelpText("after", "\nExit status: 0 success; 1 a probe came out otherwise; 2 bad usage or input.")
   .action(runInspect);
+
+addFeaturesCommand(program, { progress, print, variants: archOption(), choose: (names) => variantList(names, "both") });
+addAttackCommand(program, { progress, finding: EXIT.finding });
 
 /** Ends the program as `error` deserves; a stack is for who debugs this program. */
 function report(error: unknown): void {

@@ -1,8 +1,15 @@
 import { basename } from "node:path";
 import type { Operation, TraceSummary } from "@smmuv3/dma-workload";
-import { loadArchitecture, loadBaseline } from "./lab/architectures.ts";
+import { Lab } from "./features/lab.ts";
+import { loadBaseline } from "./lab/architectures.ts";
 import type { ArchitectureName } from "./lab/architectures.ts";
 import type { BoardOptions, Profile } from "./lab/board.ts";
+import { argumentsOf } from "./lab/arguments.ts";
+import type { ArgumentValues, AttackResult } from "./lab/arguments.ts";
+import { flips } from "./lab/flips.ts";
+import type { Flip } from "./lab/flips.ts";
+import { HARDWARE } from "./lab/hardware.ts";
+import type { HardwareName } from "./lab/hardware.ts";
 import { assignStreams } from "./lab/streams.ts";
 import type { Stream } from "./lab/streams.ts";
 import { InputError, operationsOf, survey } from "./lab/trace-file.ts";
@@ -12,6 +19,8 @@ import { runArchitecture } from "./lab/run.ts";
 import type { RunOptions, RunResult } from "./lab/run.ts";
 import { trustedBase } from "./lab/trusted-base.ts";
 import type { TrustedBase } from "./lab/trusted-base.ts";
+import { chooseVariants, loadVariant } from "./lab/variants.ts";
+import type { DomainChoice, Variant } from "./lab/variants.ts";
 
 /** Pages to take from the host under each architecture with a hypervisor. */
 const PAGES_TO_TAKE = 16;
@@ -19,8 +28,18 @@ const PAGES_TO_TAKE = 16;
 export interface CompareOptions {
   readonly trace: string;
   readonly architectures: readonly ArchitectureName[];
+  /** How hypercall designs translate; default: `identity`. */
+  readonly domain?: DomainChoice;
+  /** What is compared, in place of what `architectures` and `domain` choose. */
+  readonly variants?: readonly Variant[];
   readonly profile: Profile;
   readonly costs: CostTable;
+  /** Default: `nested`. */
+  readonly hardware?: HardwareName;
+  /** Measure what settles each argument of the debate as well; it takes longer. */
+  readonly settle?: boolean;
+  /** What attack campaigns found, by architecture; for the arguments. */
+  readonly attacks?: ReadonlyMap<string, AttackResult>;
   /** `stage` is the architecture that runs (operations), or `reading` (bytes of the file). */
   readonly onProgress?: (stage: string, done: number, total: number) => void;
   /** Changes to a run, for counter-proofs. */
@@ -28,7 +47,9 @@ export interface CompareOptions {
 }
 
 export interface ArchitectureReport {
+  /** Of the variant. */
   readonly name: string;
+  readonly variant: Variant;
   readonly title: string;
   readonly posted: boolean;
   readonly result: RunResult;
@@ -46,7 +67,12 @@ export interface Comparison {
   readonly ramBytes: number;
   /** The trace's devices, as the machine has them. */
   readonly streams: readonly Stream[];
+  readonly hardware: HardwareName;
   readonly architectures: readonly ArchitectureReport[];
+  /** Designs that do not work, or do not protect, on the hardware, and why. */
+  readonly doesNotProbe: readonly { readonly name: string; readonly title: string; readonly reason: string }[];
+  readonly flips: readonly Flip[];
+  readonly arguments: readonly ArgumentValues[];
 }
 
 /** Passes operations on, and fails at the end when there were more or less than the first time the trace was read. */
@@ -71,13 +97,24 @@ export async function compare(options: CompareOptions): Promise<Comparison> {
   const streams = assignStreams(devices);
   const baseline = await loadBaseline();
   const architectures: ArchitectureReport[] = [];
-  for (const name of new Set(options.architectures)) {
-    const built = await loadArchitecture(name);
-    const { title, posted } = built.architecture;
+  const doesNotProbe: Comparison["doesNotProbe"][number][] = [];
+  const hardware = options.hardware ?? "nested";
+  for (const variant of options.variants ?? chooseVariants(options.architectures, options.domain ?? "identity")) {
+    const { name } = variant;
+    const built = await loadVariant(variant);
+    const { posted } = built.architecture;
+    const title = `${built.architecture.title}${variant.paging ? "; EL2 translates for the host" : ""}`;
+    // On hardware of another kind it is a result that a design cannot have it.
+    const refusal = hardware === "nested" ? undefined : new Lab(built).bootWhole({ hardware: HARDWARE[hardware] });
+    if (refusal !== undefined && "verdict" in refusal) {
+      doesNotProbe.push({ name, title, reason: refusal.detail });
+      continue;
+    }
     const result = await runArchitecture(built, sameAgain(trace, operations), {
       devices,
       profile,
       ramBytes,
+      hardware: HARDWARE[hardware],
       pagesToTake: PAGES_TO_TAKE,
       operations,
       onProgress: (done) => onProgress?.(name, done, operations),
@@ -85,6 +122,7 @@ export async function compare(options: CompareOptions): Promise<Comparison> {
     });
     architectures.push({
       name,
+      variant,
       title,
       posted,
       result,
@@ -92,7 +130,17 @@ export async function compare(options: CompareOptions): Promise<Comparison> {
       simulatedNs: simulatedTime(result.counters.replay, costs),
     });
   }
-  return { trace: basename(trace), profile, costs, workload: summary, ramBytes, streams, architectures };
+  const counted = architectures.map(({ name, result }) => ({
+    name,
+    translation: result.status.translation,
+    counts: result.counters.replay,
+  }));
+  const settled = options.settle === true ? await argumentsOf(architectures, onProgress, options.attacks) : [];
+  return {
+    ...{ trace: basename(trace), profile, costs, workload: summary, ramBytes, streams, hardware, architectures, doesNotProbe },
+    flips: flips(counted, costs),
+    arguments: settled,
+  };
 }
 
 /**

@@ -44,6 +44,8 @@ const files: Readonly<Record<string, string | Uint8Array>> = {
   "unknown.json": '{ "mimo": 1 }',
   "negative.json": '{ "mmio": -1 }',
   "word.json": '{ "mmio": "1" }',
+  "attack.json": JSON.stringify({ architecture: "native", defects: [], operations: 1, schedules: 0, breaches: [], panics: [1] }),
+  "mutant.json": JSON.stringify({ architecture: "native", defects: ["x"], operations: 1, schedules: 0, breaches: [], panics: [] }),
 };
 for (const [name, content] of Object.entries(files)) writeFileSync(join(dir, name), content);
 mkdirSync(join(dir, "folder"));
@@ -85,6 +87,17 @@ describe("bad input ends with status 2 and one line that names what is wrong", (
     ["report in a file", compareSmall("--json", "good.json/report.json"), "good.json/report.json: good.json is not a directory"],
     ["report to a folder", compareSmall("--json", "folder"), "folder: is a directory"],
     ["report over the trace", compareSmall("--json", "./small.ftrace"), "./small.ftrace: is an input of this run"],
+    ["page to a folder", compareSmall("--html", "folder"), "folder: is a directory"],
+    ["page over the trace", compareSmall("--html", "small.ftrace"), "small.ftrace: is an input of this run"],
+    ["a variant that there is not", compareSmall("--arch", "kvm-driver/paging"), '"kvm-driver/paging" is none of'],
+    ["unknown domain", compareSmall("--domain", "s1"), "Allowed choices are identity, paging, both, strict, fq, all"],
+    ["nothing of that domain", ["compare", "small.ftrace", "--arch", "kvm-driver", "--domain", "fq"], "--domain fq: none of the architectures"],
+    ["unknown hardware", compareSmall("--hw", "s3"), "Allowed choices are nested, s1-only"],
+    ["trace and workload", compareSmall("--workload", "dma_map_benchmark"), "small.ftrace: --workload dma_map_benchmark needs no trace"],
+    ["page of a workload", ["compare", "--workload", "dma_map_benchmark", "--html", "x.html"], "--html: the page of a trace"],
+    ["no attack report", compareSmall("--attack", "good.json"), "good.json: not a report of smmu-lab attack"],
+    ["attack on a mutant", compareSmall("--attack", "mutant.json"), "mutant.json: of a build with defects"],
+    ["unknown row", ["features", "--explain", "speed"], '"speed" is none of isolation, dma-strict'],
     ["report over the costs", compareSmall("--costs", "good.json", "--json", "good.json"), "good.json: is an input of this run"],
   ])("%s", (_, args, message) => {
     const { status, stdout, stderr } = run(args);
@@ -107,7 +120,7 @@ describe("output", () => {
     expect(status).toBe(0);
     expect(stdout.split("\n").filter((line) => line.length > 80)).toEqual([]);
     expect(stdout).not.toContain("\u001b");
-    for (const name of ["native", "trap-emulate", "single-driver *", "three-driver *"]) expect(stdout).toContain(` ${name} `);
+    for (const name of ["native", "kvm-driver", "three-driver *"]) expect(stdout).toContain(` ${name} `);
     expect(stdout).toContain("1 maps: noDmaEvent");
     expect(stdout.match(/^(strict|fq|identity): /gm)).toEqual(["strict: ", "identity: "]);
   });
@@ -127,6 +140,52 @@ describe("output", () => {
     expect(status).toBe(0);
     expect(stdout).toContain("native");
     expect(JSON.parse(readFileSync(join(dir, "report.json"), "utf8"))).toMatchObject({ schemaVersion: 1, trace: "small.ftrace" });
+  });
+
+  test("--json has a metric for every argument; a campaign's report fills in its own", () => {
+    const { status, stdout, stderr } = run(compareSmall("--attack", "attack.json", "--json", "-"));
+    expect([status, stderr]).toEqual([0, ""]);
+    const { arguments: rows } = JSON.parse(stdout) as { arguments: { id: number; metric: string; values: Record<string, number | string> }[] };
+    expect([...new Set(rows.map(({ id }) => id))]).toEqual(Array.from({ length: 30 }, (_, i) => i + 1));
+    const sentences = new Set([3, 28, 30]);
+    const words = rows.filter(({ id, values }) => !sentences.has(id) && typeof values["native"] !== "number").map(({ id }) => id);
+    // n/a without EL2, or not built without a second vendor; what becomes of ATS is a word.
+    expect(words).toEqual([15, 17, 19, 24]);
+    expect(rows.find(({ metric }) => metric.startsWith("panics of EL2"))?.values).toEqual({ native: 1 });
+  });
+
+  test("--html writes one page that needs nothing else", () => {
+    const { status, stderr } = run(["compare", "small.ftrace", "--arch", "native,three-driver/paging", "--html", "report.html"]);
+    expect([status, stderr]).toEqual([0, ""]);
+    const page = readFileSync(join(dir, "report.html"), "utf8");
+    expect(page).toMatch(/^<!doctype html>/);
+    expect(page).not.toMatch(/(?:src|href)=|@import|url\(|<script/);
+    for (const title of ["Features", "What settles each argument", "dma_map_benchmark", "<svg"]) expect(page).toContain(title);
+    const open = [...page.matchAll(/<(table|tr|td|th|ul|li|svg|details|figure|div)\b/g)].map(([, tag]) => tag);
+    const close = [...page.matchAll(/<\/(table|tr|td|th|ul|li|svg|details|figure|div)>/g)].map(([, tag]) => tag);
+    expect(open.toSorted()).toEqual(close.toSorted());
+  });
+
+  test("--hw: a design that does not probe is told, and is no finding", () => {
+    const { status, stdout, stderr } = run(["compare", "small.ftrace", "--arch", "native,trap-emulate", "--hw", "s2-only"]);
+    expect([status, stderr]).toEqual([0, ""]);
+    expect(stdout).toMatch(/^trap-emulate: no protection: .*ENODEV$/ms);
+  });
+
+  test("--workload needs no trace", () => {
+    const { status, stdout, stderr } = run(["compare", "--workload", "dma_map_benchmark", "--arch", "native", "--json", "-"]);
+    expect([status, stderr]).toEqual([0, ""]);
+    expect(JSON.parse(stdout)).toMatchObject({ schemaVersion: 1, workload: "dma_map_benchmark", hardware: "no-ril" });
+  });
+
+  test("features: the rows that are asked for, with evidence; as JSON", () => {
+    const text = run(["features", "--arch", "native,kvm-driver", "--explain", "dma-strict,msi"]);
+    expect([text.status, text.stderr]).toEqual([0, ""]);
+    expect(text.stdout).toMatch(/^DMA translation, strict \[dma-strict\] +yes hid$/m);
+    expect(text.stdout).toContain("kvm-driver: hidden by design: ");
+    const json = run(["features", "--arch", "native", "--explain", "msi", "--json"]);
+    const { rows } = JSON.parse(json.stdout) as { rows: { id: string; architectures: Record<string, { works: boolean }> }[] };
+    expect(rows.map(({ id, architectures }) => [id, architectures["native"]?.works])).toEqual([["msi", true]]);
   });
 
   test.runIf(existsSync("/dev/full"))("a report that cannot be written after all: status 2, and the tables are there", () => {

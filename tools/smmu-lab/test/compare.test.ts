@@ -258,19 +258,22 @@ describe("survey", () => {
 describe("tables", async () => {
   const comparison = await compare(options());
 
-  /** All architectures in one class, with counts of `value`. */
-  function inOneClass(translation: Translation, value: number): Comparison {
-    const architectures = comparison.architectures.map((report) => ({
+  /** The first `most` architectures in one class, with counts of `value`. */
+  function inOneClass(translation: Translation, value: number, most: number = Infinity): Comparison {
+    const architectures = comparison.architectures.slice(0, most).map((report) => ({
       ...report,
       result: { ...report.result, dmaOps: value, status: { ...report.result.status, translation } },
     }));
     return { ...comparison, trace: "t".repeat(200), architectures };
   }
 
-  test.each(["strict", "fq", "identity"] as const)("five architectures in class %s fit 80 columns, however large the numbers", (translation) => {
+  test.each(["strict", "fq", "identity"] as const)("all architectures in class %s fit 80 columns, however large the numbers", (translation) => {
     const text = comparisonTables(inOneClass(translation, 123_456_789));
     expect(text.split("\n").filter((line) => line.length > 80)).toEqual([]);
-    expect(text).toContain(" 123.5M ");
+    expect(text).toContain(" 123,456,789 ");
+    const five = comparisonTables(inOneClass(translation, 123_456_789, 5));
+    expect(five.split("\n").filter((line) => line.length > 80)).toEqual([]);
+    expect(five).toContain(" 123.5M ");
     expect(text.match(new RegExp(`^${translation}: `, "gm"))).toHaveLength(1);
   });
 

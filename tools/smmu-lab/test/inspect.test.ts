@@ -25,7 +25,7 @@ const validate = new Ajv2020({ allErrors: true, strict: true, strictTypes: false
 interface Report {
   readonly dump: { readonly format: string; readonly bytes: number };
   readonly streamTable: { readonly missing: readonly object[]; readonly invalid: number; readonly absent: number };
-  readonly streams: readonly { readonly first: number; readonly last: number; readonly config: string; readonly stage2: unknown; readonly contexts: readonly { readonly leaves: unknown }[] }[];
+  readonly streams: readonly { readonly first: number; readonly last: number; readonly config: string; readonly stage2: unknown; readonly contexts: readonly { readonly leaves: unknown; readonly problem: string | null }[] }[];
   readonly queues: { readonly commands: { readonly entries: readonly object[] }; readonly events: { readonly pending: number; readonly entries: readonly object[] } };
   readonly access: { readonly outcome: string; readonly reason: string; readonly pa: string | null; readonly event: object | null; readonly reads: readonly object[] };
   readonly probes: { readonly total: number; readonly pass: number; readonly fail: number; readonly excused: object; readonly differences: readonly object[] };
@@ -159,7 +159,7 @@ describe("all formats say the same", () => {
         { what: "CD", pa: hex(AT.cd) },
         { what: "stage 1 level 1", pa: hex(AT.level1), value: [hex(AT.level2 | TABLE)], text: `table ${hex(AT.level2)}` },
         { what: "stage 1 level 2" },
-        { what: "stage 1 level 3", value: [hex(AT.data + LEAF.s1)], text: `page ${hex(AT.data)}, rw, AF, attr 0` },
+        { what: "stage 1 level 3", value: [hex(AT.data + LEAF.s1)], text: `page ${hex(AT.data)} AP=rw AF=1 global AttrIndx=0` },
       ]);
     }
   });
@@ -178,13 +178,13 @@ describe("all formats say the same", () => {
 describe("accesses", () => {
   test.each<readonly [what: string, args: readonly string[], expected: object]>([
     ["a fault: the record", ["--sid", "8", "--iova", "0x1000", "--write"], {
-      outcome: "abort", pa: null, reason: "stage 1, level 2: no valid translation",
+      outcome: "abort", pa: null, reason: "stage 1, level 2: no valid translation (7.3.13)",
       event: { name: "F_TRANSLATION", recorded: true, text: "F_TRANSLATION SID=8 CLASS=2 InputAddr=0x1000" },
     }],
     ["not permitted: instructions of a privileged agent from an unprivileged page", [...at, "--privileged", "--instruction"], {
       outcome: "abort", event: { name: "F_PERMISSION", text: `F_PERMISSION SID=8 PnU=1 InD=1 RnW=1 CLASS=2 InputAddr=${hex(IOVA + 0x123)}` },
     }],
-    ["bypass", ["--sid", "9", "--iova", "0x5000"], { outcome: "ok", pa: "0x5000", reason: "the stream bypasses translation" }],
+    ["bypass", ["--sid", "9", "--iova", "0x5000"], { outcome: "ok", pa: "0x5000", reason: "the stream bypasses translation (5.2 Config)" }],
     ["no such STE", ["--sid", "7", "--iova", "0x5000"], { outcome: "abort", reason: "the STE is ILLEGAL: V = 0 (5.2.2)", event: { name: "C_BAD_STE" } }],
     ["beyond the table", ["--sid", "256", "--iova", "0x5000"], { event: { name: "C_BAD_STREAMID", recorded: false } }],
     ["a substream", ["--sid", "8", "--ssid", "3", "--iova", "0x5000"], { event: { name: "C_BAD_SUBSTREAMID", recorded: true } }],
@@ -194,6 +194,30 @@ describe("accesses", () => {
     }],
   ])("%s", (_, args, expected) => {
     expect(report(sparse("all", machine()), ...args).access).toMatchObject(expected);
+  });
+
+  test("tables in the other byte order, of which leaves are not listed", () => {
+    const swapped = (value: bigint): bigint => {
+      const bytes = Buffer.alloc(8);
+      bytes.writeBigUInt64BE(value);
+      return bytes.readBigUInt64LE();
+    };
+    const image = new Image().ste(STE_CONFIG.s1).cd({ ENDI: 1 })
+      .store64(AT.level1, swapped(BigInt(AT.level2 | TABLE)))
+      .store64(AT.level2 + (IOVA >>> 21) * 8, swapped(BigInt(AT.level3 | TABLE)))
+      .store64(AT.level3 + ((IOVA >>> 12) & 511) * 8, swapped(BigInt(AT.data + LEAF.s1)));
+    // IDR0.TTENDIAN = 0b00: both.
+    writeFileSync(join(dir, "endian.json"), registers({ IDR0: "0xd04101b" }));
+    const found = report(sparse("endian", image), "--registers", "endian.json", ...at);
+    expect(found.access).toMatchObject({ outcome: "ok", pa: hex(AT.data + 0x123) });
+    expect(found.streams[0]!.contexts[0]!.problem).toBe("a big-endian stage 1 (CD.ENDI) is not read here");
+  });
+
+  test("memory that is too sparse for the model is walked by the reference", () => {
+    for (const [name, far] of [["near", 2 ** 32], ["far", 2 ** 40]] as const) {
+      const found = report(sparse(name, machine().store64(far, 1), { ramSize: "0x20000000000" }), ...at).access;
+      expect(found).toMatchObject({ outcome: "ok", pa: hex(AT.data + 0x123), reason: name === "near" ? "translated by stage 1 (3.3.2)" : "translated by stage 1" });
+    }
   });
 
   test("an unknown table is unknown, not empty; the leaves beside it are listed", () => {

@@ -24,6 +24,10 @@ export interface BuiltArchitecture {
   /** Absent without a hypervisor. */
   readonly startHypervisor?: StartHypervisor;
   readonly el2Stats?: BundleStats;
+  /** EL2 translates for the host. */
+  readonly paging?: boolean;
+  /** The same design on a machine that also has an IOMMU of another vendor, where somebody has built that. */
+  readonly twoVendors?: () => Promise<BuiltArchitecture>;
 }
 
 interface JsonModule {
@@ -32,6 +36,16 @@ interface JsonModule {
 
 function stats(module: JsonModule): BundleStats {
   return module.default as BundleStats;
+}
+
+/** The three-driver design with SMMUv3 and RISC-V IOMMUs. */
+async function loadTwoVendors(): Promise<BuiltArchitecture> {
+  const { architecture } = await import("@smmuv3/arch-two-vendors");
+  const { bootKernel } = await import("@smmuv3/arch-two-vendors/el1");
+  const { startHypervisor } = await import("@smmuv3/arch-two-vendors/el2");
+  const el1 = await import("@smmuv3/arch-two-vendors/bundles/el1.stats.json", { with: { type: "json" } });
+  const el2 = await import("@smmuv3/arch-two-vendors/bundles/el2.stats.json", { with: { type: "json" } });
+  return { architecture, bootKernel, startHypervisor, el1Stats: stats(el1), el2Stats: stats(el2) };
 }
 
 const LOADERS = {
@@ -63,6 +77,15 @@ const LOADERS = {
     const { startHypervisor } = await import("@smmuv3/arch-three-driver/el2");
     const el1 = await import("@smmuv3/arch-three-driver/bundles/el1.stats.json", { with: { type: "json" } });
     const el2 = await import("@smmuv3/arch-three-driver/bundles/el2.stats.json", { with: { type: "json" } });
+    const own = { architecture, bootKernel, startHypervisor, el1Stats: stats(el1), el2Stats: stats(el2) };
+    return { ...own, twoVendors: loadTwoVendors };
+  },
+  "kvm-driver": async (): Promise<BuiltArchitecture> => {
+    const { architecture } = await import("@smmuv3/arch-kvm-driver");
+    const { bootKernel } = await import("@smmuv3/arch-kvm-driver/el1");
+    const { startHypervisor } = await import("@smmuv3/arch-kvm-driver/el2");
+    const el1 = await import("@smmuv3/arch-kvm-driver/bundles/el1.stats.json", { with: { type: "json" } });
+    const el2 = await import("@smmuv3/arch-kvm-driver/bundles/el2.stats.json", { with: { type: "json" } });
     return { architecture, bootKernel, startHypervisor, el1Stats: stats(el1), el2Stats: stats(el2) };
   },
   "trap-emulate": async (): Promise<BuiltArchitecture> => {
@@ -75,6 +98,22 @@ const LOADERS = {
   },
 } as const;
 
+/** EL2 of the designs that can translate by domains of EL2: another bundle. */
+const PAGING = {
+  "single-driver": async (): Promise<PagingHypervisor> => {
+    const { startHypervisor } = await import("@smmuv3/arch-single-driver/el2-paging");
+    const el2 = await import("@smmuv3/arch-single-driver/bundles/el2-paging.stats.json", { with: { type: "json" } });
+    return { startHypervisor, el2Stats: stats(el2) };
+  },
+  "three-driver": async (): Promise<PagingHypervisor> => {
+    const { startHypervisor } = await import("@smmuv3/arch-three-driver/el2-paging");
+    const el2 = await import("@smmuv3/arch-three-driver/bundles/el2-paging.stats.json", { with: { type: "json" } });
+    return { startHypervisor, el2Stats: stats(el2) };
+  },
+} as const;
+
+type PagingHypervisor = Required<Pick<BuiltArchitecture, "startHypervisor" | "el2Stats">>;
+
 export type ArchitectureName = keyof typeof LOADERS;
 export const ARCHITECTURES: readonly ArchitectureName[] = Object.keys(LOADERS) as ArchitectureName[];
 
@@ -85,6 +124,17 @@ export function isArchitecture(name: string): name is ArchitectureName {
 /** Loads the bundles of an architecture. */
 export function loadArchitecture(name: ArchitectureName): Promise<BuiltArchitecture> {
   return LOADERS[name]();
+}
+
+/** True for a design that has a variant in which EL2 translates for the host. */
+export function canPage(name: ArchitectureName): name is keyof typeof PAGING {
+  return Object.hasOwn(PAGING, name);
+}
+
+/** Loads an architecture with the EL2 that translates for the host, where it has one. */
+export async function loadPaging(name: ArchitectureName): Promise<BuiltArchitecture> {
+  const built = await loadArchitecture(name);
+  return canPage(name) ? { ...built, ...(await PAGING[name]()), paging: true } : built;
 }
 
 /** The EL2 without IOMMU support over which growth of the trusted base is measured. */

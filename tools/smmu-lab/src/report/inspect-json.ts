@@ -2,8 +2,8 @@ import type { Inspection } from "../inspect/index.ts";
 import type { Leaves } from "../inspect/leaves.ts";
 import type { QueueReport } from "../inspect/queues.ts";
 import type { ContextReport, StreamReport } from "../inspect/streams.ts";
-import { hex, pairs } from "../walk/bus.ts";
-import { isEnabled } from "../walk/config.ts";
+import { hex, pairs } from "../reference/bus.ts";
+import { isEnabled } from "../reference/config.ts";
 import { observationJson } from "./vectors.ts";
 
 const SCHEMA_VERSION = 1;

@@ -2,8 +2,8 @@ import type { Inspection } from "../inspect/index.ts";
 import type { Leaves } from "../inspect/leaves.ts";
 import type { QueueReport } from "../inspect/queues.ts";
 import type { StreamReport } from "../inspect/streams.ts";
-import { hex } from "../walk/bus.ts";
-import { isEnabled } from "../walk/config.ts";
+import { hex } from "../reference/bus.ts";
+import { isEnabled } from "../reference/config.ts";
 import { count, fact, wrap } from "./lines.ts";
 import { excusedLines, showObservation } from "./vectors.ts";
 

@@ -1,3 +1,5 @@
+import { poolPages } from "@smmuv3/pkvm-abi";
+import { PAGE_SIZE } from "@smmuv3/platform";
 import type { CounterReading } from "@smmuv3/platform";
 import type { ArchitectureReport, Comparison } from "../compare.ts";
 
@@ -5,7 +7,7 @@ import type { ArchitectureReport, Comparison } from "../compare.ts";
 export const SCHEMA_VERSION = 1;
 
 /** `{ "a.b": x }` becomes `{ a: { b: x } }`, with totals over the levels; what `a` itself counts is `{ a: { total } }`. */
-function nest(counts: Readonly<Record<string, CounterReading>>): Record<string, unknown> {
+export function nest(counts: Readonly<Record<string, CounterReading>>): Record<string, unknown> {
   const out: Record<string, number | Record<string, number>> = {};
   const groups = new Set(Object.keys(counts).filter((name) => name.includes(".")).map((name) => name.slice(0, name.indexOf("."))));
   for (const [name, { total }] of Object.entries(counts)) {
@@ -37,13 +39,27 @@ function byLevel(counts: Readonly<Record<string, CounterReading>>): Record<strin
   );
 }
 
-function architectureJson({ name, title, posted, result, trustedBase, simulatedNs }: ArchitectureReport): unknown {
+/** RAM sizes for which EL2's pool is told. */
+const RAM_GIB = [2, 16, 64] as const;
+
+/** Bytes that the kernel sets aside for EL2 with so much RAM. */
+function poolAt({ trustedBase }: ArchitectureReport): Record<string, number> | null {
+  if (trustedBase === undefined) return null;
+  const iommu = trustedBase.added.length > 0;
+  return Object.fromEntries(RAM_GIB.map((gib) => [`${gib}GiB`, poolPages(gib * 2 ** 30, iommu) * PAGE_SIZE]));
+}
+
+function architectureJson(report: ArchitectureReport): unknown {
+  const { name, variant, title, posted, result, trustedBase, simulatedNs } = report;
   const { status, dma, counters, isolation } = result;
   const replay = { ...ZEROS, ...counters.replay };
   return {
     name,
+    architecture: variant.architecture,
+    paging: variant.paging,
     title,
     posted,
+    label: posted ? "posted" : "reconstructed",
     translation: status.translation,
     operations: {
       dmaOps: result.dmaOps,
@@ -65,6 +81,7 @@ function architectureJson({ name, title, posted, result, trustedBase, simulatedN
       ...(isolation ?? { pagesTaken: 0, reachableBefore: 0, dmaBlocked: 0, dmaLeaked: 0, stage2Faults: 0, donationsRefused: 0 }),
     },
     memory: result.memory,
+    el2PoolBytesAt: poolAt(report),
     trustedBase: trustedBase ?? null,
     simulated: { totalNs: simulatedNs, perOperationNs: result.dmaOps === 0 ? 0 : simulatedNs / result.dmaOps },
     boot: {
@@ -87,6 +104,7 @@ export function comparisonJson(comparison: Comparison): unknown {
     schemaVersion: SCHEMA_VERSION,
     trace: comparison.trace,
     profile: comparison.profile,
+    hardware: comparison.hardware,
     costs: comparison.costs,
     machine: {
       ramBytes: comparison.ramBytes,
@@ -102,5 +120,8 @@ export function comparisonJson(comparison: Comparison): unknown {
       events: workload.events,
     },
     architectures: comparison.architectures.map(architectureJson),
+    doesNotProbe: comparison.doesNotProbe,
+    flips: comparison.flips,
+    arguments: comparison.arguments,
   };
 }

@@ -1,6 +1,9 @@
 import Table from "cli-table3";
 import type { Translation } from "@smmuv3/arch-common";
 import type { ArchitectureReport, Comparison } from "../compare.ts";
+import type { Flip } from "../lab/flips.ts";
+import { HARDWARE } from "../lab/hardware.ts";
+import { wrap } from "./lines.ts";
 
 const NOT_APPLICABLE = "n/a";
 /** Columns of text that a table may take. */
@@ -9,11 +12,14 @@ const LABEL_WIDTH = 27;
 const WIDEST_COLUMN = 18;
 const MIB = 2 ** 20;
 
+/** Columns side by side at most: with more, numbers would not be told apart. */
+const MOST_COLUMNS = 5;
+
 /** A number is cut to its leading digits where the column is too narrow for all. */
-type Cell = number | string;
+export type Cell = number | string;
 
 /** One row: a label and a cell for each architecture. */
-interface Row {
+export interface Row {
   readonly label: string;
   readonly cell: (report: ArchitectureReport) => Cell;
 }
@@ -45,7 +51,7 @@ function hitRate(report: ArchitectureReport): string {
 }
 
 const isolation =
-  (key: "pagesTaken" | "reachableBefore" | "dmaBlocked" | "dmaLeaked"): Row["cell"] =>
+  (key: "pagesTaken" | "reachableBefore" | "dmaBlocked" | "dmaLeaked" | "donationsRefused"): Row["cell"] =>
   ({ result }) =>
     result.isolation?.[key] ?? NOT_APPLICABLE;
 
@@ -59,7 +65,8 @@ function provoked(name: string): Row["cell"] {
   return ({ result: { counters } }) => (counters.check[name]?.total ?? 0) + (counters.isolation[name]?.total ?? 0);
 }
 
-const SECTIONS: readonly { readonly title: string; readonly rows: readonly Row[] }[] = [
+/** What is compared, section by section. */
+export const SECTIONS: readonly { readonly title: string; readonly rows: readonly Row[] }[] = [
   {
     title: "COST OF THE REPLAY, WITHOUT BOOT AND CHECKS",
     rows: [
@@ -100,6 +107,7 @@ const SECTIONS: readonly { readonly title: string; readonly rows: readonly Row[]
       { label: "reachable just before", cell: isolation("reachableBefore") },
       { label: "DMA probes blocked", cell: isolation("dmaBlocked") },
       { label: "DMA probes leaked", cell: isolation("dmaLeaked") },
+      { label: "refused while mapped", cell: isolation("donationsRefused") },
     ],
   },
   {
@@ -122,7 +130,8 @@ const SECTIONS: readonly { readonly title: string; readonly rows: readonly Row[]
   },
 ];
 
-const CLASSES: Readonly<Record<Translation, string>> = {
+/** What each translation class means. */
+export const CLASSES: Readonly<Record<Translation, string>> = {
   strict: "strict: the host maps each DMA, and unmapping invalidates at once",
   fq: "fq: the host maps each DMA, and a flush queue invalidates later",
   identity: "identity: DMA addresses of the host are physical ones; it maps nothing",
@@ -136,11 +145,11 @@ const LEGEND = [
   "DMA probes      reads and writes, by every device, of each taken page",
 ];
 
-/** Breaks a name where it is too long for its column: at a hyphen, else anywhere. */
+/** Breaks a name where it is too long for its column: at a hyphen or slash, else anywhere. */
 function heading({ name, posted }: ArchitectureReport, width: number): string {
   const text = posted ? name : `${name} *`;
   if (text.length <= width) return text;
-  const parts = text.split(/(?<=-)/);
+  const parts = text.split(/(?<=[-/])/);
   return parts.flatMap((part) => part.match(new RegExp(`.{1,${width}}`, "g")) ?? []).join("\n");
 }
 
@@ -166,12 +175,28 @@ function table(reports: readonly ArchitectureReport[]): string {
   return grid.toString();
 }
 
+/** Reports in rows of nearly the same length. */
+function inColumns(reports: readonly ArchitectureReport[]): (readonly ArchitectureReport[])[] {
+  const length = Math.ceil(reports.length / Math.ceil(reports.length / MOST_COLUMNS));
+  return Array.from({ length: Math.ceil(reports.length / length) }, (_, i) => reports.slice(i * length, (i + 1) * length));
+}
+
+/** How dear traps must be, or how cheap, for two designs to change places. */
+export function flipLines(flips: readonly Flip[]): string[] {
+  return flips.map(({ cheaper, other, ratio, now }) => {
+    const side = ratio !== null && ratio < now ? "more" : "less";
+    const where =
+      ratio === null ? "whatever a trap costs" : `as long as a trap costs ${side} than ${ratio.toFixed(2)} hypercalls (now ${now.toFixed(2)})`;
+    return `${cheaper} is cheaper than ${other} ${where}`;
+  });
+}
+
 function fact(label: string, value: string): string {
   const room = WIDTH - 10;
   return `${label.padEnd(10)}${value.length <= room ? value : `${value.slice(0, room - 1)}…`}`;
 }
 
-function summary({ trace, workload, streams, ramBytes, profile }: Comparison): string[] {
+function summary({ trace, workload, streams, ramBytes, profile, hardware }: Comparison): string[] {
   const skipped = Object.entries(workload.skipped);
   return [
     fact("trace", trace),
@@ -179,6 +204,7 @@ function summary({ trace, workload, streams, ramBytes, profile }: Comparison): s
     ...(skipped.length === 0 ? [fact("skipped", "no map")] : []),
     ...skipped.map(([reason, maps], index) => fact(index === 0 ? "skipped" : "", `${count(maps)} maps: ${reason}`)),
     fact("machine", `${count(streams.length)} devices, ${count(ramBytes / MIB)} MiB of RAM, SMMU caches: ${profile}`),
+    fact("SMMU", HARDWARE[hardware].title),
   ];
 }
 
@@ -191,8 +217,11 @@ export function comparisonTables(comparison: Comparison): string {
     ...classes.flatMap((translation) => [
       "",
       CLASSES[translation],
-      table(architectures.filter(({ result }) => result.status.translation === translation)),
+      ...inColumns(architectures.filter(({ result }) => result.status.translation === translation)).map(table),
     ]),
+    "",
+    ...comparison.doesNotProbe.flatMap(({ name, reason }) => wrap(`${name}: `, reason)),
+    ...flipLines(comparison.flips).flatMap((line) => wrap("", line)),
     "",
     ...LEGEND,
     ...(architectures.some(({ posted }) => !posted) ? ["*               reconstructed from a proposal; never posted as code"] : []),

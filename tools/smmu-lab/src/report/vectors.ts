@@ -1,7 +1,7 @@
 import type { Observation } from "../vectors/cases.ts";
 import { RULES } from "../vectors/rules.ts";
 import type { VectorReport } from "../vectors/run.ts";
-import { hex } from "../walk/bus.ts";
+import { hex } from "../reference/bus.ts";
 import { count, fact, wrap } from "./lines.ts";
 
 const SCHEMA_VERSION = 1;
