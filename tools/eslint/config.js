@@ -3,7 +3,7 @@ import tseslint from "typescript-eslint";
 import { BOUNDARY_RULES } from "./boundary-rules.js";
 
 export default defineConfig(
-  globalIgnores(["**/dist/", "**/.turbo/", "**/coverage/"]),
+  globalIgnores(["**/dist/", "**/.turbo/", "**/coverage/", "**/.stryker-tmp/"]),
   {
     files: ["packages/*/{src,test,bench}/**/*.ts", "tools/**/*.ts"],
     extends: [tseslint.configs.strictTypeChecked, tseslint.configs.stylisticTypeChecked],
