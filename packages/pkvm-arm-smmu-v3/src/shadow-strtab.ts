@@ -1,4 +1,4 @@
-import { addStage2, makeAbortSte, STRTAB_L2_STES } from "@smmuv3/arm-smmu-v3-common";
+import { addStage2, makeAbortSte, steUsed, STRTAB_L2_STES } from "@smmuv3/arm-smmu-v3-common";
 import type { Stage2 } from "@smmuv3/arm-smmu-v3-common";
 import type { HypCore } from "@smmuv3/pkvm-hyp";
 import { ERRNO, join } from "@smmuv3/platform";
@@ -10,6 +10,7 @@ import {
   L1STD,
   L1STD_BYTES,
   L1STD_WORDS,
+  maskOf,
   REG,
   setField,
   STE,
@@ -62,6 +63,12 @@ export function shadowSte(ste: Int32Array, stage2: Stage2): void {
     for (let i = 0; i < STE_WORDS; i++) ste[i] = ste[i]! & HOST_FIELDS[i]!;
     setField(ste, 0, STE.SHCFG, STE_SHCFG.incoming);
     addStage2(ste, stage2);
+    // A host that changes an STE in steps leaves old fields in it for a while that the new Config does not use. As part of the
+    // entry they would be one more thing to change, and make a hitless change one that is not.
+    const used = new Int32Array(STE_WORDS);
+    steUsed(ste, used);
+    used[STE.PRIVCFG.word] = used[STE.PRIVCFG.word]! | maskOf(STE.PRIVCFG);
+    for (let i = 0; i < STE_WORDS; i++) ste[i] = ste[i]! & used[i]!;
   } else ste.fill(0);
 }
 

@@ -200,6 +200,22 @@ describe("stream table", () => {
     for (const [valid, config] of seen) expect(valid === 1 && (config === 6 || config === 7)).toBe(true);
   });
 
+  test("so is stage 1 to bypass in steps: fields that bypass does not use are still there in between", () => {
+    const host = new Host();
+    host.l1(0, HOST_L2);
+    const stage1 = { V: 1, S1ContextPtr: 0x4070_0000, S1DSS: 2, S1CIR: 1, S1COR: 1, S1CSH: 3 };
+    host.ste(1, { ...stage1, Config: STE_CONFIG.s1 });
+    host.enable();
+    const valid: number[] = [];
+    host.cpu.smmu.onCommand = () => valid.push(getField(host.hardware(1)!, 0, STE.V));
+    host.ste(1, { ...stage1, Config: STE_CONFIG.bypass });
+    host.queue(CFGI(1));
+    expect(valid.length).toBeGreaterThan(0);
+    expect(valid).not.toContain(0);
+    const ste = host.hardware(1)!;
+    expect([getField(ste, 0, STE.Config), getField(ste, 0, STE.S1CIR)]).toEqual([STE_CONFIG.s2, 0]);
+  });
+
   test.each<[string, (host: Host) => void]>([
     ["a level 2 of EL2's", (host) => { host.l1(0, POOL_BASE); }],
     ["a level 2 outside of RAM", (host) => { host.l1(0, 0x1000); }],
