@@ -44,7 +44,7 @@ describe("events", () => {
     ]);
   });
 
-  test("messages are limited to 10 in 5 seconds, reports are not", () => {
+  test("E1 messages are limited to 10 in 5 seconds, reports are not", () => {
     const rig = new Rig();
     const fault = (): void => {
       rig.write(1000, 0, 1);
@@ -58,7 +58,7 @@ describe("events", () => {
     expect(messages()).toBe(11);
   });
 
-  test("overflow: what fits is reported, the loss is logged and acknowledged once", () => {
+  test("E2 overflow: what fits is reported, the loss is logged and acknowledged once", () => {
     const rig = new Rig({ id: SMALL_EVTQ });
     for (let i = 0; i < 20; i++) rig.write(1000 + i, 0, 1);
     idle(rig);
@@ -87,7 +87,7 @@ describe("events", () => {
 });
 
 describe("global errors", () => {
-  test.each(["immediate", "clocked"] as const)("an illegal command is skipped, the rest runs: %s", (progress) => {
+  test.each(["immediate", "clocked"] as const)("Q7 an illegal command is skipped, the rest runs: %s", (progress) => {
     const rig = new Rig({ model: { progress, commandsPerTick: 2 } });
     const words = new Int32Array(12);
     cfgiSte(words, 0, 8, true);
@@ -104,7 +104,7 @@ describe("global errors", () => {
     expect(rig.smmu.registers.read32(OFFSET.CMDQ_CONS) & 0xfffff).toBe(rig.native.cmdq.prod);
   });
 
-  test("an SMMU that stops: attaching a domain that cannot fail is logged, and works when it is back", () => {
+  test("Q6 an SMMU that stops: attaching a domain that cannot fail is logged, and works when it is back", () => {
     let running = true;
     const rig = new Rig({ model: { progress: "manual" }, before: ({ machine, smmu }) => {
       machine.onRelax(() => {

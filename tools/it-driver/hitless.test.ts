@@ -63,7 +63,7 @@ describe.each(GRID)("$name, $profile", ({ id, profile }) => {
     return { rig, client: rig.clients[0]!, domain };
   };
 
-  test("identity to translation and back never faults", () => {
+  test("D6 identity to translation and back never faults (hitless)", () => {
     const { rig, client, domain } = start();
     for (let round = 0; round < 3; round++) {
       const there = moveUnderDma(rig, client, domain);
@@ -78,7 +78,7 @@ describe.each(GRID)("$name, $profile", ({ id, profile }) => {
     }
   });
 
-  test("replacing a domain does not disturb other devices", () => {
+  test("D5 replacing a domain does not disturb other devices", () => {
     const { rig, domain } = start();
     const [moved, other] = rig.clients;
     const second = rig.domain();

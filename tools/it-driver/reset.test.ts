@@ -37,7 +37,7 @@ const log = (rig: Rig): string[] => rig.registers.map((line) => line.replace(/(B
 const masked = (lines: readonly string[]): string[] => lines.map((line) => line.replace(/(BASE=0x)4[0-9a-f]*/, "$1*"));
 
 describe("reset", () => {
-  test("register order", () => {
+  test("R3 register order", () => {
     expect(log(probe())).toEqual(masked(RESET));
   });
 
@@ -95,7 +95,7 @@ describe("reset", () => {
   });
 });
 
-describe("what the driver refuses", () => {
+describe("R2 what the driver refuses", () => {
   const { IDR0, IDR1 } = REG;
   test.each([
     ["a command queue that cannot hold a batch", withField(PRESETS.qemuStage1, IDR1.CMDQS, 6), /command queue size <= 64/],

@@ -27,7 +27,7 @@ function move(id: IdRegisters, from: State, to: State): string[] {
   });
 }
 
-describe("command traces", () => {
+describe("S7 and 4.11: command traces, with and without ATTR_TYPES_OVR", () => {
   test.each<[State, State, string[], string[]]>([
     // from, to, with ATTR_TYPES_OVR, without
     ["blocked", "s1", [CD, CD, STE, STE, PREFETCH], [CD, CD, STE, STE, PREFETCH]],
@@ -62,7 +62,7 @@ describe("command traces", () => {
     ]);
   });
 
-  test("the ASID is flushed when the last device leaves, not before", () => {
+  test("I9 the ASID is flushed when the last device leaves, not before", () => {
     const rig = new Rig();
     const [a, b] = rig.clients;
     const domain = rig.domain();
@@ -104,14 +104,14 @@ describe("invalidation", () => {
     ]);
   });
 
-  test("2M where a table of pages is: first the walk, then the leaf", () => {
+  test("I2 2M where a table of pages is: first the walk, then the leaf", () => {
     expect(mapped(PLAIN, M2).unmap(2 * M2, M2)).toEqual([
       "CMD_TLBI_NH_VA ASID=1 NUM=0x1f SCALE=4 TG=1 Address=0x400000", SYNC,
       "CMD_TLBI_NH_VA ASID=1 NUM=0x1f SCALE=4 Leaf=1 TTL=2 TG=1 Address=0x400000", SYNC,
     ]);
   });
 
-  test("without range invalidation: one each, up to 512, SYNC at the end", () => {
+  test("I3 without range invalidation: one each, up to 512, SYNC at the end", () => {
     const pages = 200;
     const commands = mapped(NO_RIL, M2).unmap(2 * M2, pages * 0x1000);
     expect(commands).toHaveLength(pages + 1);

@@ -20,9 +20,11 @@ function isInvalidation(opcode: number): boolean {
 
 /** As {@link CommandSink.issue}, and again where the erratum wants it. */
 function issueTwice(sink: CommandSink, words: Int32Array, count: number, sync: boolean): number {
+  if (!sync || count === 0 || !isInvalidation(getField(words, 0, CMD.Opcode))) return sink.issue(words, count, sync);
+  // Whoever is served while the first list is waited for may fill the words again.
+  const again = words.slice(0, count * CMD_WORDS);
   const status = sink.issue(words, count, sync);
-  if (status < 0 || !sync || count === 0 || !isInvalidation(getField(words, 0, CMD.Opcode))) return status;
-  return sink.issue(words, count, sync);
+  return status < 0 ? status : sink.issue(again, count, sync);
 }
 
 /** A queue that sends each synchronised list of CFGI or TLBI commands, by its first command, a second time. */
@@ -82,7 +84,6 @@ export class SelectingBatch {
     if (this.#count === this.#limit) {
       const { forceSync, repeat } = this.#errata;
       this.#flush(this.#count, forceSync === true || (repeat === true && isInvalidation(this.#opcode(0))));
-      this.#count = 0;
     }
     return this.#count++ * CMD_WORDS;
   }
@@ -91,7 +92,6 @@ export class SelectingBatch {
   submit(): number {
     this.#settle();
     this.#flush(this.#count, true);
-    this.#count = 0;
     const status = this.#status;
     this.#status = 0;
     return status;
@@ -107,8 +107,9 @@ export class SelectingBatch {
     const last = this.#count - 1;
     const opcode = this.#opcode(last);
     if (this.#sink !== undefined && this.#sink.supports?.(opcode) === false) {
+      const command = this.words.slice(last * CMD_WORDS, this.#count * CMD_WORDS);
       this.#flush(last, true);
-      this.words.copyWithin(0, last * CMD_WORDS, this.#count * CMD_WORDS);
+      this.words.set(command);
       this.#count = 1;
     }
     this.#sink ??= this.#select(opcode);
@@ -118,8 +119,10 @@ export class SelectingBatch {
   #flush(count: number, sync: boolean): void {
     // A bare SYNC is for the queue that would take one.
     const sink = this.#sink ?? this.#select(COMMANDS.SYNC.opcode);
+    // Empty before it is waited for: interrupt handlers that run meanwhile may use it.
     this.#sink = undefined;
     this.#settled = 0;
+    this.#count = 0;
     const { words } = this;
     const status = this.#errata.repeat === true ? issueTwice(sink, words, count, sync) : sink.issue(words, count, sync);
     if (status < 0 && this.#status === 0) this.#status = status;

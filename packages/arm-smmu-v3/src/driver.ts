@@ -4,12 +4,17 @@ import type { IommuCore } from "@smmuv3/iommu-core";
 import { EventHandlers } from "./events.ts";
 import { IdAllocator } from "./ids.ts";
 import type { Backend, ImplOps } from "./impl.ts";
+import { hasPairedHooks } from "./iommufd.ts";
 import { NativeBackend } from "./native.ts";
 import { createOps, createStaticDomains } from "./ops.ts";
 import type { StaticDomains } from "./ops.ts";
+import { smmuParams } from "./params.ts";
+import type { SmmuParamOptions, SmmuParams } from "./params.ts";
 import { SmmuDevice } from "./smmu.ts";
+import { Tegra241Impl } from "./tegra241.ts";
+import type { Tegra241Options } from "./tegra241.ts";
 
-export interface ArmSmmuV3Options {
+export interface ArmSmmuV3Options extends SmmuParamOptions, Tegra241Options {
   /** Hooks of an implementation. */
   readonly impl?: ImplOps;
   /** Also bind auxiliary devices of this id, with the resources of their parent. */
@@ -29,15 +34,20 @@ export class ArmSmmuV3 {
   readonly drivers: readonly Driver[];
   readonly #kernel: KernelContext;
   readonly #iommu: IommuCore;
-  readonly #impl: ImplOps;
+  readonly #impl: ImplOps | undefined;
+  readonly #tegra241: Tegra241Options;
+  readonly #params: SmmuParams;
   readonly #domains: StaticDomains;
   /** One space for all SMMUs, so that a domain's ASID is the same everywhere. */
   readonly #asids: IdAllocator = new IdAllocator();
+  #probed = 0;
 
   constructor(kernel: KernelContext, iommu: IommuCore, options: ArmSmmuV3Options) {
     this.#kernel = kernel;
     this.#iommu = iommu;
-    this.#impl = options.impl ?? NO_IMPL;
+    this.#impl = options.impl;
+    this.#tegra241 = options;
+    this.#params = smmuParams(options);
     this.#domains = createStaticDomains(iommu);
     const methods = {
       probe: (dev: Device) => this.#probe(dev),
@@ -61,7 +71,7 @@ export class ArmSmmuV3 {
   }
 
   #probe(dev: Device): number {
-    const smmu = SmmuDevice.fromFirmware(this.#kernel, this.#iommu, dev);
+    const smmu = SmmuDevice.fromFirmware(this.#kernel, this.#iommu, dev, this.#params, this.#probed++);
     if (typeof smmu === "number") return smmu;
     const backend = this.#backend(smmu);
     if (typeof backend === "number") {
@@ -72,28 +82,33 @@ export class ArmSmmuV3 {
     const handlers = new EventHandlers(smmu).byName();
     let status = backend.start(() => {
       smmu.requestInterrupts(handlers);
-    });
+    }, handlers);
     if (status === 0) {
       status = this.#register(smmu, backend);
       if (status === 0) return 0;
       backend.disable();
     }
+    backend.remove?.();
     this.#forget(smmu);
     return status;
   }
 
   #register(smmu: SmmuDevice, backend: Backend): number {
-    const ops = createOps(smmu, backend, this.#domains);
-    smmu.instance = { name: smmu.name, ops, dev: smmu.dev, node: smmu.node };
+    const ops = createOps(smmu, backend, this.#domains, smmu.impl ?? NO_IMPL);
+    const { maxPasids } = backend;
+    smmu.instance = { name: smmu.name, ops, dev: smmu.dev, node: smmu.node, ...(maxPasids === undefined ? {} : { maxPasids }) };
     this.smmus.push(smmu);
     return this.#iommu.register(smmu.instance);
   }
 
   /** The implementation's back end, else the driver's own. */
   #backend(smmu: SmmuDevice): Backend | number {
-    const other = this.#impl.probe?.(smmu) ?? -ERRNO.ENODEV;
+    const impl: ImplOps = this.#impl ?? Tegra241Impl.create(smmu, this.#tegra241) ?? NO_IMPL;
+    smmu.impl = impl;
+    const other = impl.probe?.(smmu) ?? -ERRNO.ENODEV;
     if (other !== -ERRNO.ENODEV && other !== -ERRNO.ENOSYS) return other;
-    return NativeBackend.create(smmu, this.#impl, this.#asids);
+    if (!hasPairedHooks(impl)) return -ERRNO.EINVAL;
+    return NativeBackend.create(smmu, impl, this.#asids);
   }
 
   #remove(dev: Device): void {
@@ -101,6 +116,7 @@ export class ArmSmmuV3 {
     if (smmu === undefined) return;
     if (smmu.instance !== undefined) this.#iommu.unregister(smmu.instance);
     smmu.backend?.disable();
+    smmu.backend?.remove?.();
     this.#forget(smmu);
   }
 

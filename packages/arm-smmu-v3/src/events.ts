@@ -1,6 +1,10 @@
-import { getField, maskOf, PRI, printEvent, printFields, REG } from "@smmuv3/smmu-v3-defs";
+import { EVENT, getField, maskOf, PRI, printEvent, printFields, REG } from "@smmuv3/smmu-v3-defs";
 import { decodeEvent, RateLimit } from "@smmuv3/arm-smmu-v3-common";
-import type { SmmuDevice } from "./smmu.ts";
+import type { SmmuEvent } from "@smmuv3/arm-smmu-v3-common";
+import { FAULT_PERM } from "@smmuv3/iommu-core";
+import { ERRNO } from "@smmuv3/platform";
+import type { InterruptHandlers } from "./impl.ts";
+import type { Master, SmmuDevice } from "./smmu.ts";
 
 /** Names of the GERROR bits that are set in `active`. */
 function errorNames(active: number): string[] {
@@ -19,7 +23,7 @@ export class EventHandlers {
   }
 
   /** Handlers by the name that firmware gives their interrupt. */
-  byName(): Readonly<Record<string, () => void>> {
+  byName(): InterruptHandlers & Readonly<Record<string, () => void>> {
     return {
       eventq: () => {
         this.eventq();
@@ -70,12 +74,31 @@ export class EventHandlers {
     const event = decodeEvent(record);
     const smmu = this.#smmu;
     const master = smmu.masters.get(event.sid);
+    if (event.stag !== undefined) {
+      // A fault that somebody serves is nobody's error.
+      if (this.#stalled(master, event, event.stag, record)) return;
+    } else if (master !== undefined && smmu.forwardEvent?.(master, record) === true) return;
     if (this.#limit.admit(smmu.kernel.cpu.now())) {
       smmu.log("err", `event: ${printEvent(record)}${master ? ` (${master.dev.name})` : ""}`);
     } else {
       smmu.suppressed++;
     }
     smmu.iommu.reportFault(master?.dev, event);
-    if (event.stag !== undefined) smmu.backend?.terminateStall?.(event.sid, event.stag);
+  }
+
+  /** Hands a stalled transaction to whoever brings in the page. False: nobody does, and it was aborted. */
+  #stalled(master: Master | undefined, event: SmmuEvent, stag: number, record: Int32Array): boolean {
+    const smmu = this.#smmu;
+    const { ssid, iova: addr = 0, sid } = event;
+    const bit = (field: typeof EVENT.InD, perm: number): number => (getField(record, 0, field) === 1 ? perm : 0);
+    const perm =
+      (event.write === true ? FAULT_PERM.write : FAULT_PERM.read) |
+      bit(EVENT.InD, FAULT_PERM.exec) |
+      bit(EVENT.PnU, FAULT_PERM.priv);
+    const request = { grpid: stag, addr, perm, sid, ...(ssid === undefined ? {} : { pasid: ssid }) };
+    const status = master === undefined ? -ERRNO.ENODEV : smmu.iommu.reportPageRequest(master.dev, request);
+    // Nobody knows the stream's device: the core could not answer.
+    if (status === -ERRNO.ENODEV) smmu.backend?.resumeStall?.(sid, stag, "abort");
+    return status === 0;
   }
 }

@@ -1,13 +1,36 @@
 import { ERRNO } from "@smmuv3/platform";
 import type { Device } from "@smmuv3/driver-core";
-import { IommuDomain } from "@smmuv3/iommu-core";
-import type { IommuCapability, IommuCore, IommuOps, ReservedRegion } from "@smmuv3/iommu-core";
-import type { Backend } from "./impl.ts";
+import { IommuDomain, PROT } from "@smmuv3/iommu-core";
+import type {
+  DomainOps, IommuCapability, IommuCore, IommuOps, Mm, PageRequest, PageResponse, ReservedRegion,
+} from "@smmuv3/iommu-core";
+import type { Backend, ImplOps } from "./impl.ts";
+import { viommuOps } from "./iommufd.ts";
 import { Master } from "./smmu.ts";
 import type { SmmuDevice } from "./smmu.ts";
 
 /** Where software maps MSI doorbells of devices that it gives away. */
-const SW_MSI: ReservedRegion = { start: 0x0800_0000, length: 0x10_0000, prot: 0, type: "sw-msi" };
+const SW_MSI: ReservedRegion = { start: 0x0800_0000, length: 0x10_0000, prot: PROT.WRITE | PROT.NOEXEC | PROT.MMIO, type: "sw-msi" };
+
+const HUAWEI = 0x19e5;
+const HISILICON_PTT = 0xa12e;
+
+/** How an answer ends the stall. */
+const RESPONSES = { success: "retry", invalid: "abort", failure: "abort" } as const;
+
+/** Memory that firmware wants `dev` to reach one to one. */
+function rmrRegions(smmu: SmmuDevice, dev: Device): ReservedRegion[] {
+  const ids = smmu.iommu.fwspecOf(dev)?.ids ?? [];
+  return smmu.iommu.rmrsOf(smmu.node.name, ids).map(({ base, size, remapPermitted, privileged, attributes }) => ({
+    start: base,
+    length: size,
+    prot:
+      PROT.READ | PROT.WRITE |
+      (privileged === true ? PROT.PRIV : 0) |
+      (attributes === "device" ? PROT.MMIO : attributes === "write-back" ? PROT.CACHE : 0),
+    type: remapPermitted === true ? "direct-relaxable" : "direct",
+  }));
+}
 
 /** The domains that exist once for all SMMUs of a driver. */
 export interface StaticDomains {
@@ -16,24 +39,37 @@ export interface StaticDomains {
 }
 
 export function createStaticDomains(iommu: IommuCore): StaticDomains {
-  const domain = (type: "identity" | "blocked", attach: (backend: Backend, master: Master) => void): IommuDomain =>
+  const domain = (
+    type: "identity" | "blocked",
+    attach: (backend: Backend, master: Master, old: IommuDomain | undefined) => number,
+    pasids: Pick<DomainOps, "setDevPasid"> = {},
+  ): IommuDomain =>
     new IommuDomain({
       type,
       ops: {
-        attachDev(_, dev) {
+        attachDev(_, dev, old) {
           const master = iommu.drvdataOf(dev) as Master;
-          if (master.smmu.backend !== undefined) attach(master.smmu.backend, master);
-          return 0;
+          const { backend } = master.smmu;
+          return backend === undefined ? 0 : attach(backend, master, old);
         },
+        ...pasids,
       },
     });
   return {
-    identity: domain("identity", (backend, master) => {
-      backend.attachIdentity(master);
-    }),
-    blocked: domain("blocked", (backend, master) => {
-      backend.attachBlocked(master);
-    }),
+    identity: domain("identity", (backend, master, old) => backend.attachIdentity(master, old)),
+    blocked: domain(
+      "blocked",
+      (backend, master) => {
+        backend.attachBlocked(master);
+        return 0;
+      },
+      {
+        setDevPasid(_, dev, pasid) {
+          const master = iommu.drvdataOf(dev) as Master;
+          return master.smmu.backend?.blockPasid?.(master, pasid) ?? -ERRNO.EOPNOTSUPP;
+        },
+      },
+    ),
   };
 }
 
@@ -57,14 +93,19 @@ function claimStreams(smmu: SmmuDevice, backend: Backend, dev: Device): Master |
 }
 
 /** `iommu_ops` of one SMMU. */
-export function createOps(smmu: SmmuDevice, backend: Backend, domains: StaticDomains): IommuOps {
+export function createOps(smmu: SmmuDevice, backend: Backend, domains: StaticDomains, impl: ImplOps): IommuOps {
   const { iommu } = smmu;
-  const capabilities: Readonly<Record<IommuCapability, boolean>> = {
-    "cache-coherency": smmu.coherent,
-    noexec: true,
-    "deferred-flush": true,
-    "dirty-tracking": false,
-    "pci-ats": false,
+  const masterOf = (dev: Device): Master | undefined => iommu.drvdataOf(dev) as Master | undefined;
+  const capabilities: Readonly<Record<IommuCapability, (dev: Device) => boolean>> = {
+    "cache-coherency": () => smmu.coherent,
+    "enforce-cache-coherency": (dev) => masterOf(dev)?.canwbs === true,
+    noexec: () => true,
+    "deferred-flush": () => true,
+    "dirty-tracking": () => backend.features?.hd === true && smmu.coherent,
+    "pci-ats": (dev) => {
+      const master = masterOf(dev);
+      return master !== undefined && backend.atsSupported?.(master) === true;
+    },
   };
   return {
     identityDomain: domains.identity,
@@ -84,7 +125,23 @@ export function createOps(smmu: SmmuDevice, backend: Backend, domains: StaticDom
     },
     deviceGroup: (dev) => iommu.genericGroup(dev),
     ...(backend.allocPaging === undefined ? {} : { domainAllocPaging: (dev: Device) => backend.allocPaging!(dev) }),
-    getResvRegions: () => [SW_MSI],
-    capable: (_, capability) => capabilities[capability],
+    ...(backend.allocPagingFlags === undefined
+      ? {}
+      : { domainAllocPagingFlags: (_: Device, flags: number) => backend.allocPagingFlags!(flags) }),
+    ...(backend.allocSva === undefined ? {} : { domainAllocSva: (_: Device, mm: Mm) => backend.allocSva!(mm) }),
+    ...(backend.resumeStall === undefined
+      ? {}
+      : {
+          // The answer goes to the stream that asked; devices whose faults are served have one.
+          pageResponse(dev: Device, { grpid, sid }: PageRequest, response: PageResponse) {
+            const id = sid ?? masterOf(dev)?.sids[0];
+            if (id !== undefined) backend.resumeStall!(id, grpid, RESPONSES[response]);
+          },
+        }),
+    getResvRegions: (dev) => [SW_MSI, ...rmrRegions(smmu, dev)],
+    // Its trace buffers are written with physical addresses.
+    defDomainType: ({ pci }) => (pci?.vendor === HUAWEI && pci.device === HISILICON_PTT ? "identity" : undefined),
+    capable: (dev, capability) => capabilities[capability](dev),
+    ...viommuOps(smmu, backend, impl),
   };
 }

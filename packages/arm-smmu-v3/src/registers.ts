@@ -5,7 +5,7 @@ import type { SmmuDevice } from "./smmu.ts";
 const SECOND = 1_000_000_000;
 
 /** Polls until `done()`. 0, or -ETIMEDOUT after 1 s. */
-function poll(smmu: SmmuDevice, done: () => boolean): number {
+export function pollUntil(smmu: SmmuDevice, done: () => boolean): number {
   const { cpu } = smmu.kernel;
   const deadline = cpu.now() + SECOND;
   while (!done()) {
@@ -18,7 +18,7 @@ function poll(smmu: SmmuDevice, done: () => boolean): number {
 /** Writes a register that is acknowledged, and waits until the acknowledge equals it. */
 export function writeAcked(smmu: SmmuDevice, offset: number, ackOffset: number, value: number): number {
   smmu.window.write32(offset, value);
-  return poll(smmu, () => smmu.window.read32(ackOffset) === value);
+  return pollUntil(smmu, () => smmu.window.read32(ackOffset) === value);
 }
 
 /** Writes CR0. 0 or -ETIMEDOUT. */
@@ -31,8 +31,8 @@ export function abortWhenDisabled(smmu: SmmuDevice): number {
   const { window } = smmu;
   const update = maskOf(REG.GBPA.UPDATE);
   const idle = (): boolean => (window.read32(OFFSET.GBPA) & update) === 0;
-  const status = poll(smmu, idle);
+  const status = pollUntil(smmu, idle);
   if (status < 0) return status;
   window.write32(OFFSET.GBPA, window.read32(OFFSET.GBPA) | maskOf(REG.GBPA.ABORT) | update);
-  return poll(smmu, idle);
+  return pollUntil(smmu, idle);
 }

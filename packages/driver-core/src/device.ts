@@ -1,4 +1,6 @@
 import type { FirmwareNode } from "@smmuv3/platform";
+import { PciFunction } from "./pci.ts";
+import type { PciPort } from "./pci.ts";
 
 /** Buses. Devices of `platform` and `pci` come from firmware; drivers create those of `auxiliary` and `faux`. */
 export type BusName = "platform" | "pci" | "auxiliary" | "faux";
@@ -32,6 +34,8 @@ export interface DeviceOptions {
   readonly id?: string | undefined;
   /** Address bits that the device drives; default: `dma-mask-bits` of the node, else 64. */
   readonly dmaMaskBits?: number | undefined;
+  /** PCI only: how to reach its configuration space. */
+  readonly pciPort?: PciPort | undefined;
 }
 
 /** `struct device`. */
@@ -42,6 +46,8 @@ export class Device {
   readonly node: FirmwareNode | undefined;
   readonly id: string | undefined;
   readonly children: Device[] = [];
+  /** What a PCI function can do; `undefined` on other buses. */
+  readonly pci: PciFunction | undefined;
   /** Address bits that the device drives (1..64); its driver may lower it in probe. */
   dmaMaskBits: number;
   /** The bound driver. */
@@ -59,6 +65,7 @@ export class Device {
     this.parent = options.parent;
     this.node = options.node;
     this.id = options.id;
+    this.pci = options.bus === "pci" ? new PciFunction(this, options.pciPort) : undefined;
     const firmwareBits = options.node?.properties["dma-mask-bits"];
     this.dmaMaskBits = options.dmaMaskBits ?? (typeof firmwareBits === "number" ? firmwareBits : 64);
   }

@@ -5,6 +5,7 @@ import type { BusName, DeviceOptions, Driver } from "./device.ts";
 import { Initcalls } from "./initcall.ts";
 import type { Initcall, InitcallLevel, InitcallRun } from "./initcall.ts";
 import type { KernelLog } from "./log.ts";
+import type { PciPort } from "./pci.ts";
 import { Sysfs } from "./sysfs.ts";
 
 /** What a layer that prepares DMA (the IOMMU core) does around binding. */
@@ -53,6 +54,7 @@ export class DriverCore {
   /** Deferrals of all devices. */
   deferrals: number = 0;
   readonly #log: KernelLog;
+  readonly #pci: PciPort | undefined;
   readonly #initcalls: Initcalls;
   readonly #devices = new Set<Device>();
   readonly #byNode = new Map<string, Device>();
@@ -64,8 +66,10 @@ export class DriverCore {
   #retryWanted = false;
   #retrying = false;
 
-  constructor(log: KernelLog) {
+  /** `pci`: what reaches the configuration space of PCI devices. */
+  constructor(log: KernelLog, pci?: PciPort) {
     this.#log = log;
+    this.#pci = pci;
     this.#initcalls = new Initcalls(log);
   }
 
@@ -232,7 +236,7 @@ export class DriverCore {
   }
 
   #add(options: DeviceOptions): Device {
-    const dev = new Device(options);
+    const dev = new Device({ pciPort: this.#pci, ...options });
     if (options.parent !== undefined && !this.#devices.has(options.parent)) {
       throw new RangeError(`device ${dev.name}: its parent ${options.parent.name} is not registered`);
     }

@@ -1,10 +1,24 @@
 import type { Device } from "@smmuv3/driver-core";
 import type { FlushQueue } from "./flush-queue.ts";
 import type { IotlbGather } from "./gather.ts";
+import type { IopfHandler } from "./iopf.ts";
 import type { IovaAllocator } from "./iova.ts";
 
-/** `identity`: DMA addresses are physical. `blocked`: all DMA aborts. `paging`: a page table translates. */
-export type DomainType = "identity" | "blocked" | "paging";
+/**
+ * `identity`: DMA addresses are physical. `blocked`: all DMA aborts. `paging`: a page table translates. `sva`: that of a process, by
+ * PASID. `nested`: that of a guest, over a paging domain.
+ */
+export type DomainType = "identity" | "blocked" | "paging" | "sva" | "nested";
+
+/** What a paging domain is wanted for (`IOMMU_HWPT_ALLOC_*`). */
+export const DOMAIN_FLAG = {
+  /** Guests' tables may be put over it. */
+  nestParent: 1,
+  /** {@link DomainOps.readAndClearDirty} works. */
+  dirtyTracking: 2,
+  /** It may be attached to PASIDs, or to devices that have some attached. */
+  pasid: 8,
+} as const;
 
 /** `struct iommu_domain_ops`. Statuses are 0 or a negative errno. */
 export interface DomainOps {
@@ -33,6 +47,20 @@ export interface DomainOps {
   flushIotlbAll?(domain: IommuDomain): void;
   /** Physical address of `iova`, or 0. */
   iovaToPhys?(domain: IommuDomain, iova: number): number;
+  /**
+   * From now on all DMA is coherent, whatever devices ask for: false where one of them cannot, with nothing changed. Devices that
+   * cannot do it are refused afterwards.
+   */
+  enforceCacheCoherency?(domain: IommuDomain): boolean;
+  /** Dirty tracking begins or ends. */
+  setDirtyTracking?(domain: IommuDomain, enable: boolean): number;
+  /**
+   * Visits what of `[iova, iova + size)` was written to, and makes it clean unless `noClear`; what has to be invalidated for that
+   * goes to `gather`. 0, or -EINVAL at a hole.
+   */
+  readAndClearDirty?(
+    domain: IommuDomain, iova: number, size: number, noClear: boolean, visit: (iova: number, size: number) => void, gather: IotlbGather,
+  ): number;
   /** Frees the domain; no device is attached. */
   free?(domain: IommuDomain): void;
 }
@@ -62,6 +90,10 @@ export class IommuDomain {
   flushQueue: FlushQueue | undefined = undefined;
   /** Devices and PASIDs attached. */
   users: number = 0;
+  /** Serves page requests of its devices; set before it is attached (a fault-capable domain). */
+  iopfHandler: IopfHandler | undefined = undefined;
+  /** It was made with dirty tracking. */
+  tracksDirty: boolean = false;
   #pgsizeBitmap = 0;
 
   constructor(options: DomainOptions) {

@@ -1,5 +1,6 @@
 import type { Device } from "@smmuv3/driver-core";
 import type { IommuDomain } from "./domain.ts";
+import type { IopfGroup } from "./iopf.ts";
 import type { IommuInstance } from "./ops.ts";
 
 /** Devices that the IOMMU cannot tell apart: they share one domain. */
@@ -33,6 +34,10 @@ export interface DeviceIommu {
   group: IommuGroup | undefined;
   /** Domains attached by PASID. */
   readonly pasids: Map<number, IommuDomain>;
+  /** Page requests that wait for an answer. */
+  readonly iopf: Set<IopfGroup>;
+  /** Firmware wants it to reach memory one to one at all times: it is never blocked by its users. */
+  requireDirect: boolean;
   /** The IOMMU driver's own data. */
   drvdata: unknown;
 }

@@ -1,16 +1,26 @@
 import { ERRNO, LEVEL, errnoName } from "@smmuv3/platform";
 import type { Device, KernelContext } from "@smmuv3/driver-core";
+import { readAndClearDirty, setDirtyTracking } from "./dirty.ts";
+import type { DirtyBitmap } from "./dirty.ts";
 import { DmaApi } from "./dma.ts";
+import { DOMAIN_FLAG } from "./domain.ts";
 import type { IommuDomain } from "./domain.ts";
 import { FaultLog } from "./faults.ts";
+import type { Rmr } from "./firmware-tables.ts";
 import { FlushQueue } from "./flush-queue.ts";
 import { IotlbGather } from "./gather.ts";
 import { IommuGroup, deviceIommu } from "./group.ts";
+import { defaultType, reservedText, sharesSlot } from "./group-info.ts";
 import type { DeviceIommu } from "./group.ts";
+import { cancelPageRequests, reportPageRequest } from "./iopf.ts";
+import type { PageRequest } from "./iopf.ts";
 import { IovaAllocator } from "./iova.ts";
 import { RangeMapper } from "./map.ts";
-import type { DefaultDomainType, Fwspec, IommuFault, IommuInstance, IommuOps } from "./ops.ts";
-import { attachPasid, detachAllPasids, detachPasid } from "./pasid.ts";
+import type { Mm } from "./mm.ts";
+import type { DefaultDomainType, Fwspec, IommuFault, IommuInstance, IommuOps, ReservedRegion } from "./ops.ts";
+import { attachPasid, detachAllPasids, detachPasid, replacePasid } from "./pasid.ts";
+import { Sva } from "./sva.ts";
+import type { SvaHandle } from "./sva.ts";
 import { Swiotlb } from "./swiotlb.ts";
 
 export interface IommuCoreOptions {
@@ -23,6 +33,8 @@ export interface IommuCoreOptions {
   readonly swiotlbBytes?: number;
   /** Faults kept in {@link IommuCore.faults}; default 256. */
   readonly faultCapacity?: number;
+  /** Memory that firmware wants devices to reach one to one. */
+  readonly rmrs?: readonly Rmr[];
 }
 
 /**
@@ -40,11 +52,14 @@ export class IommuCore {
   readonly #instances = new Map<string, IommuInstance>();
   readonly #groups = new Set<IommuGroup>();
   readonly #attaches: number;
+  readonly #rmrs: readonly Rmr[];
+  readonly #sva: Sva = new Sva();
   #nextGroup = 0;
 
   constructor(kernel: KernelContext, options: IommuCoreOptions = {}) {
     this.#kernel = kernel;
     this.defaultDomainType = options.defaultDomainType ?? "dma";
+    this.#rmrs = options.rmrs ?? [];
     this.#attaches = kernel.cpu.counters.id("iommu.attaches") + LEVEL.el1;
     this.#mapper = new RangeMapper(kernel.cpu.counters);
     this.swiotlb = new Swiotlb(kernel, options.swiotlbBytes ?? 4 << 20);
@@ -135,12 +150,15 @@ export class IommuCore {
     state.drvdata = data;
   }
 
-  /** {@link IommuOps.deviceGroup}: a new group, or that of a device with a StreamID in common (PCI aliases). */
+  /**
+   * {@link IommuOps.deviceGroup}: a new group, or that of a device with a StreamID in common (PCI aliases) or, on PCI, of a function
+   * in the same slot when one of them is not isolated from the others (no ACS).
+   */
   genericGroup(dev: Device): IommuGroup | number {
     const state = deviceIommu(dev);
     if (state === undefined) return -ERRNO.EINVAL;
-    const alias = this.devicesOf(state.instance).find((other) =>
-      deviceIommu(other)?.ids.some((id) => state.ids.includes(id)),
+    const alias = this.devicesOf(state.instance).find(
+      (other) => deviceIommu(other)?.ids.some((id) => state.ids.includes(id)) === true || sharesSlot(dev, other),
     );
     return deviceIommu(alias ?? dev)?.group ?? new IommuGroup(this.#nextGroup++, state.instance);
   }
@@ -151,7 +169,9 @@ export class IommuCore {
     if (state === undefined) return;
     const { ops } = state.instance;
     const { group } = state;
+    this.#sva.release(dev);
     detachAllPasids(dev);
+    cancelPageRequests(dev);
     if (group !== undefined) {
       const last = ops.releaseDomain ?? ops.blockedDomain;
       const status = this.#attachDevice(last, dev, group.domain);
@@ -166,11 +186,16 @@ export class IommuCore {
 
   // --- domains ---
 
-  /** New paging domain for `dev`, or a negative errno: -EOPNOTSUPP when its IOMMU has none. */
-  allocPaging(dev: Device): IommuDomain | number {
+  /**
+   * New paging domain for `dev`, or a negative errno: -EOPNOTSUPP when its IOMMU has none, or none for `flags`, of
+   * {@link DOMAIN_FLAG}.
+   */
+  allocPaging(dev: Device, flags: number = 0): IommuDomain | number {
     const ops = deviceIommu(dev)?.instance.ops;
     if (ops === undefined) return -ERRNO.ENODEV;
-    return ops.domainAllocPaging?.(dev) ?? -ERRNO.EOPNOTSUPP;
+    if (flags === 0) return ops.domainAllocPaging?.(dev) ?? -ERRNO.EOPNOTSUPP;
+    if ((flags & DOMAIN_FLAG.dirtyTracking) !== 0 && ops.capable?.(dev, "dirty-tracking") !== true) return -ERRNO.EOPNOTSUPP;
+    return ops.domainAllocPagingFlags?.(dev, flags) ?? -ERRNO.EOPNOTSUPP;
   }
 
   /** Frees a domain; -EBUSY while devices are attached. */
@@ -182,11 +207,15 @@ export class IommuCore {
 
   /**
    * Moves every device of `group` to `domain`, replacing the present one. 0, or a negative errno with all devices where they
-   * were.
+   * were: -EINVAL also for blocking a device that firmware wants to reach its memory at all times.
    */
   attachGroup(group: IommuGroup, domain: IommuDomain): number {
     const old = group.domain;
     if (old === domain) return 0;
+    if (domain.type === "blocked" && group.devices.some((dev) => deviceIommu(dev)?.requireDirect === true)) {
+      this.#kernel.log.warn(`iommu: group ${group.id}: firmware has requested a 1:1 mapping, not blocked`);
+      return -ERRNO.EINVAL;
+    }
     for (let i = 0; i < group.devices.length; i++) {
       const status = this.#attachDevice(domain, group.devices[i]!, old);
       if (status === 0) continue;
@@ -196,6 +225,7 @@ export class IommuCore {
       }
       return status;
     }
+    for (const dev of group.devices) if (old !== undefined) cancelPageRequests(dev, old);
     group.domain = domain;
     return 0;
   }
@@ -206,6 +236,21 @@ export class IommuCore {
    */
   attachPasid(dev: Device, pasid: number, domain: IommuDomain): number {
     return attachPasid(dev, pasid, domain);
+  }
+
+  /** Moves a PASID that is attached to another domain; an errno leaves it where it was. -ENOENT when it is not attached. */
+  replacePasid(dev: Device, pasid: number, domain: IommuDomain): number {
+    return replacePasid(dev, pasid, domain);
+  }
+
+  /** Gives `dev` the address space of a process (`iommu_sva_bind_device`). What it is bound by, or a negative errno. */
+  bindSva(dev: Device, mm: Mm): SvaHandle | number {
+    return this.#sva.bind(dev, mm);
+  }
+
+  /** Undoes one {@link bindSva}; the device must have no transaction with the PASID under way. 0 or -ENOENT. */
+  unbindSva(handle: SvaHandle): number {
+    return this.#sva.unbind(handle);
   }
 
   /** Blocks a PASID again. 0, or -ENOENT when it is not attached. */
@@ -256,6 +301,26 @@ export class IommuCore {
     return domain.ops.iovaToPhys?.(domain, iova) ?? 0;
   }
 
+  /** See {@link setDirtyTracking}. */
+  setDirtyTracking(domain: IommuDomain, enable: boolean): number {
+    return setDirtyTracking(domain, enable);
+  }
+
+  /** See {@link readAndClearDirty}. */
+  readAndClearDirty(domain: IommuDomain, bitmap: DirtyBitmap, noClear: boolean = false): number {
+    return readAndClearDirty(domain, bitmap, noClear);
+  }
+
+  /** Regions that firmware wants to be mapped one to one for the streams `ids` of an IOMMU, by its node; all of them without `ids`. */
+  rmrsOf(iommu: string, ids?: readonly number[]): readonly Rmr[] {
+    return this.#rmrs.filter((rmr) => rmr.iommu === iommu && (ids === undefined || rmr.ids.some((id) => ids.includes(id))));
+  }
+
+  /** What drivers call for a transaction that waits for a page; see {@link reportPageRequest}. */
+  reportPageRequest(dev: Device, request: PageRequest): number {
+    return reportPageRequest(dev, request);
+  }
+
   /** What drivers call for every fault event. */
   reportFault(dev: Device | undefined, fault: IommuFault): void {
     this.faults.report(dev, fault);
@@ -294,7 +359,9 @@ export class IommuCore {
 
   #probe(dev: Device, instance: IommuInstance): number {
     const { ops } = instance;
-    const state: DeviceIommu = { instance, ids: [], group: undefined, pasids: new Map(), drvdata: undefined };
+    const state: DeviceIommu = {
+      instance, ids: [], group: undefined, pasids: new Map(), iopf: new Set(), requireDirect: false, drvdata: undefined,
+    };
     dev.iommu = state;
     let status = this.#translateIds(dev, state);
     if (status === 0) status = ops.probeDevice(dev);
@@ -328,7 +395,9 @@ export class IommuCore {
       group.defaultDomain = domain;
     }
     const domain = group.domain ?? group.defaultDomain;
-    const status = this.#mapDirect(dev, domain, state.instance.ops) || this.#attachDevice(domain, dev, undefined);
+    const regions = state.instance.ops.getResvRegions?.(dev) ?? [];
+    state.requireDirect = regions.some(({ type }) => type === "direct");
+    const status = this.#mapDirect(domain, regions) || this.#attachDevice(domain, dev, undefined);
     if (status < 0) {
       if (group.devices.length === 0) this.#freeGroup(group);
       return status;
@@ -338,6 +407,10 @@ export class IommuCore {
     state.group = group;
     this.#groups.add(group);
     const { sysfs } = this.#kernel.core;
+    if (group.devices.length === 1) {
+      sysfs.attribute(`${group.path}/type`, () => defaultType(group));
+      sysfs.attribute(`${group.path}/reserved_regions`, () => reservedText(group));
+    }
     sysfs.link(`${group.path}/devices/${dev.name}`, dev.path);
     sysfs.link(`${dev.path}/iommu_group`, group.path);
     sysfs.link(`${sysfsPath(state.instance)}/devices/${dev.name}`, dev.path);
@@ -378,13 +451,14 @@ export class IommuCore {
     return domain;
   }
 
-  /** Reserves the regions of `dev` in the IOVA space, and maps those that must always be reachable. */
-  #mapDirect(dev: Device, domain: IommuDomain, ops: IommuOps): number {
+  /** Reserves the regions of a device in the IOVA space, and maps those that must always be reachable. */
+  #mapDirect(domain: IommuDomain, regions: readonly ReservedRegion[]): number {
     const { iovas } = domain;
     if (iovas === undefined) return 0;
-    for (const region of ops.getResvRegions?.(dev) ?? []) {
+    for (const region of regions) {
       iovas.reserve(region.start, region.length);
-      if (region.type !== "direct" || this.iovaToPhys(domain, region.start) !== 0) continue;
+      const direct = region.type === "direct" || region.type === "direct-relaxable";
+      if (!direct || this.iovaToPhys(domain, region.start) !== 0) continue;
       const status = this.map(domain, region.start, region.start, region.length, region.prot);
       if (status < 0) return status;
     }
