@@ -2,7 +2,7 @@ import { Session } from "node:inspector/promises";
 import type { BootKernel } from "@smmuv3/arch-common";
 import { eachLine, segments } from "./code.ts";
 import type { Segment } from "./code.ts";
-import { moduleUrl } from "./defects.ts";
+import { loadText, moduleUrl } from "./defects.ts";
 
 /** Which code of a bundle ran. */
 export interface Coverage {
@@ -23,9 +23,9 @@ export async function coverage(text: string, work: (bootKernel: BootKernel) => v
     await session.post("Profiler.enable");
     await session.post("Profiler.startPreciseCoverage", { callCount: false, detailed: true });
     // A module of its own: what earlier runs executed must not count.
-    const url = moduleUrl(`${text}\n// coverage ${process.hrtime.bigint()}`);
-    // eslint-disable-next-line no-restricted-syntax -- the module is the bundle's own text
-    const { bootKernel } = (await import(url)) as { readonly bootKernel: BootKernel };
+    const own = `${text}\n// coverage ${process.hrtime.bigint()}`;
+    const url = moduleUrl(own);
+    const { bootKernel } = (await loadText(own)) as { readonly bootKernel: BootKernel };
     work(bootKernel);
     const { result } = await session.post("Profiler.takePreciseCoverage");
     const script = result.find((one) => one.url === url);
