@@ -277,3 +277,22 @@ describe("page indices", () => {
     }
   });
 });
+
+describe("windows", () => {
+  test("show a part of the words at another address, and nothing else", () => {
+    const memory = ram();
+    const window = memory.window(BASE + PAGE_SIZE, 2 * PAGE_SIZE, 0x8000_0000);
+    expect([window.base, window.size, window.pages]).toEqual([0x8000_0000, 2 * PAGE_SIZE, 2]);
+    window.store64(0x8000_0008, 5, 6);
+    expect([memory.load32(BASE + PAGE_SIZE + 8), memory.load32(BASE + PAGE_SIZE + 12)]).toEqual([5, 6]);
+    memory.store32(BASE + 3 * PAGE_SIZE - 4, 7);
+    expect(window.load32(0x8000_1ffc)).toBe(7);
+    for (const pa of [BASE + PAGE_SIZE, 0x7fff_fffc, 0x8000_2000]) expect(() => window.load32(pa)).toThrow(MemoryAbort);
+  });
+
+  test.each([
+    [BASE + 4, PAGE_SIZE, 0], [BASE, 100, 0], [BASE, PAGE_SIZE, 8], [BASE, 0, 0], [BASE - PAGE_SIZE, PAGE_SIZE, 0], [BASE, 5 * PAGE_SIZE, 0],
+  ])("of anything but whole pages of RAM are refused: %i, %i at %i", (pa, size, base) => {
+    expect(() => ram().window(pa, size, base)).toThrow(RangeError);
+  });
+});
