@@ -51,7 +51,7 @@ export const EMULATION_DEFECTS: readonly SeededDefect[] = [
     "this.#readable = this.#core.pinLent(this.#base, bytes) === 0;",
     "this.#readable = true;",
   ),
-  defect(EMULATION, "bypass-stays-bypass", "a bypass STE of the host's gets no stage 2 (3.6)", "addStage2(ste, stage2);\n  } else", "if (config !== STE_CONFIG.bypass) addStage2(ste, stage2);\n  } else"),
+  defect(EMULATION, "bypass-stays-bypass", "a bypass STE of the host's gets no stage 2 (3.6)", "addStage2(ste, stage2);\n    const used", "if (config !== STE_CONFIG.bypass) addStage2(ste, stage2);\n    const used"),
   defect(EMULATION, "host-stage2-accepted", "an STE with a stage 2 of the host's is taken as it is (3.6)", "} else\n    ste.fill(0);\n}", "}\n}"),
   defect(
     EMULATION, "ste-read-twice", "a word of the STE is read again after the check (I9)",
