@@ -2,6 +2,7 @@ import { probeFeatures, strtabGeometry } from "@smmuv3/arm-smmu-v3-common";
 import type { SmmuFeatures } from "@smmuv3/arm-smmu-v3-common";
 import { HANDOFF_FLAG } from "@smmuv3/pkvm-abi";
 import type { IommuHandoff } from "@smmuv3/pkvm-abi";
+import { Donations } from "@smmuv3/pkvm-hyp";
 import type { HypCore } from "@smmuv3/pkvm-hyp";
 import { alignUp, ERRNO, PAGE_SIZE } from "@smmuv3/platform";
 import type { FirmwareNode } from "@smmuv3/platform";
@@ -49,23 +50,6 @@ function suitable(core: HypCore, features: SmmuFeatures, coherent: boolean, need
     return -ERRNO.ENODEV;
   }
   return needs.nested && !(features.nesting && coherent) ? -ERRNO.ENODEV : 0;
-}
-
-/** Donations in order, and their undoing in reverse. */
-class Donations {
-  readonly #undo: (() => unknown)[] = [];
-
-  /** Runs `give` unless one failed before. Returns its status. */
-  add(status: number, give: () => number, takeBack: () => unknown): number {
-    const result = status < 0 ? status : give();
-    if (result === 0) this.#undo.push(takeBack);
-    return result;
-  }
-
-  undo(): void {
-    for (const step of this.#undo.reverse()) step();
-    this.#undo.length = 0;
-  }
 }
 
 /** An SMMU that EL2 owns and has not started yet. */

@@ -1,6 +1,6 @@
 import { abiHash, frameArg, GUEST_CALL, POOL, TOPUP_MAX_ORDER } from "@smmuv3/pkvm-abi";
 import type { HypercallName } from "@smmuv3/pkvm-abi";
-import { ERRNO, PAGE_SIZE } from "@smmuv3/platform";
+import { ERRNO, LEVEL, PAGE_SIZE } from "@smmuv3/platform";
 
 import type { HypCore } from "./core.ts";
 import type { Domains } from "./domains.ts";
@@ -81,7 +81,10 @@ function topup({ core }: Context, id: number, pfn: number, order: number): numbe
   const pool = poolOf(core, id);
   if (pool === undefined || order > TOPUP_MAX_ORDER || pfn % 2 ** order !== 0) return -ERRNO.EINVAL;
   const status = core.donateHostToHyp(pfn * PAGE_SIZE, PAGE_SIZE * 2 ** order);
-  if (status === 0) pool.add(pfn * PAGE_SIZE, 2 ** order);
+  if (status < 0) return status;
+  pool.add(pfn * PAGE_SIZE, 2 ** order);
+  // What of them is in use the pool's gauges say.
+  core.cpu.counters.add(core.cpu.counters.id("pagesToppedUp") + LEVEL.el2, 2 ** order);
   return status;
 }
 

@@ -3,6 +3,7 @@ export type { Call, Context, GuestCall, HypModule, Phase } from "./calls.ts";
 export { HypCore } from "./core.ts";
 export type { RangeVisitor, Surroundings } from "./core.ts";
 export { Domains } from "./domains.ts";
+export { Donations } from "./donations.ts";
 export { Hyp, startHyp } from "./hyp.ts";
 export type { HypOptions } from "./hyp.ts";
 export { HOST_PROT, LOCK_RANK, UNMAP_MAX } from "./iommu-driver.ts";

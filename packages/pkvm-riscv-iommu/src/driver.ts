@@ -9,7 +9,7 @@ import { RV_FAULT_BYTES, RV_FQCSR, RV_PTE, RV_REG, rvPpnField } from "@smmuv3/ri
 import type { HypRiscvIommu } from "./hyp-iommu.ts";
 import { mapIdentity, Space } from "./space.ts";
 import { LEAF_SIZES } from "./sv-table.ts";
-import { claimIommu, releaseIommu, riscvNodes } from "./takeover.ts";
+import { claimIommu, riscvNodes } from "./takeover.ts";
 
 const MAX_IOMMUS = 8;
 const RW: number = RV_PTE.r | RV_PTE.w;
@@ -55,8 +55,9 @@ export class RiscvIommuDriver implements HypIommuDriver {
     const core = this.#core;
     if (core === undefined) return -ERRNO.EPERM;
     if (this.#iommus.length === MAX_IOMMUS) return -ERRNO.ENOSPC;
-    const iommu = claimIommu(core, handoff, this.#iommus.length);
-    if (typeof iommu === "number") return iommu;
+    const claimed = claimIommu(core, handoff, this.#iommus.length);
+    if (typeof claimed === "number") return claimed;
+    const { iommu } = claimed;
     let status = this.#makeIdmap(core);
     if (status === 0) {
       this.#iommus.push(iommu);
@@ -70,7 +71,7 @@ export class RiscvIommuDriver implements HypIommuDriver {
       this.#iommus.pop();
       this.#attached.pop();
     }
-    releaseIommu(core, iommu);
+    claimed.release();
     return status;
   }
 
@@ -127,18 +128,23 @@ export class RiscvIommuDriver implements HypIommuDriver {
   }
 
   suspend(iommu: number): number {
-    const target = this.#iommus[iommu];
-    if (target === undefined) return -ERRNO.ENODEV;
-    target.stop();
-    target.off = true;
-    return 0;
+    return this.#power(iommu, false);
   }
 
   resume(iommu: number): number {
-    const target = this.#iommus[iommu];
-    if (target === undefined) return -ERRNO.ENODEV;
-    target.off = false;
-    return target.start();
+    return this.#power(iommu, true);
+  }
+
+  #power(index: number, on: boolean): number {
+    const iommu = this.#iommus[index];
+    const core = this.#core;
+    if (iommu === undefined || core === undefined) return -ERRNO.ENODEV;
+    iommu.lock.lock(core.cpu);
+    if (!on) iommu.stop();
+    iommu.off = !on;
+    const status = on ? iommu.start() : 0;
+    iommu.lock.unlock(core.cpu);
+    return status;
   }
 
   #makeIdmap(core: HypCore): number {

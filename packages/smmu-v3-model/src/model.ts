@@ -131,7 +131,7 @@ export class SmmuV3 implements Translator {
     if (tlb instanceof WitnessedTlb) {
       const { witness } = options;
       const sink = typeof witness === "function" ? witness : (report: StaleReport): unknown => this.staleReports.push(report);
-      const observer = new Witness(file, memory, tlb, counters, sink);
+      const observer = new Witness(file, features, memory, tlb, counters, sink);
       unit.trace(observer.recorder);
       unit.observe((sid, ssid, lo, hi, translate) => observer.observe(sid, ssid, lo, hi, translate));
     }

@@ -1,8 +1,10 @@
 import { LEVEL } from "@smmuv3/platform";
 import type { Counters, Memory } from "@smmuv3/platform";
-import { CD, CD_WORDS, CMD, CMD_WORDS, COMMAND_NAMES, definedBits, extract, getField, L1CD, L1STD, maskOf, OFFSET, REG, STE, STE_WORDS } from "@smmuv3/smmu-v3-defs";
+import { CD, CD_WORDS, CMD, CMD_WORDS, COMMAND_NAMES, definedBits, extract, getField, L1CD, L1STD, maskOf, OFFSET, REG, STE, STE_CONFIG, STE_WORDS } from "@smmuv3/smmu-v3-defs";
 import type { AnyField } from "@smmuv3/smmu-v3-defs";
+import { selectSubstream } from "./config.ts";
 import { descriptorKind } from "./descriptor-text.ts";
+import type { Features } from "./presets.ts";
 import type { RegisterFile } from "./registers.ts";
 import { GLOBAL, KIND, KIND_SHIFT, Tlb } from "./tlb.ts";
 import type { TlbFill } from "./tlb.ts";
@@ -138,6 +140,7 @@ export class Witness {
   readonly recorder: ReadRecorder;
 
   readonly #file: RegisterFile;
+  readonly #features: Features;
   readonly #memory: Memory;
   readonly #sink: WitnessSink;
   readonly #counts: Float64Array;
@@ -152,8 +155,9 @@ export class Witness {
   #lo = 0;
   #hi = 0;
 
-  constructor(file: RegisterFile, memory: Memory, tlb: WitnessedTlb, counters: Counters, sink: WitnessSink) {
+  constructor(file: RegisterFile, features: Features, memory: Memory, tlb: WitnessedTlb, counters: Counters, sink: WitnessSink) {
     this.#file = file;
+    this.#features = features;
     this.#memory = memory;
     this.tlb = tlb;
     this.#sink = sink;
@@ -169,8 +173,8 @@ export class Witness {
   /** Runs one translation under observation and returns its result. */
   observe(sid: number, ssid: number, lo: number, hi: number, translate: () => number): number {
     const counts = this.#counts;
-    const { steHits, cdMisses, tlbHits } = this.#ids;
-    const before = [counts[steHits]!, counts[cdMisses]!, counts[tlbHits]!] as const;
+    const { steHits, cdHits, cdMisses, tlbHits } = this.#ids;
+    const before = [counts[steHits]!, counts[cdHits]!, counts[cdMisses]!, counts[tlbHits]!] as const;
     this.#sid = sid;
     this.#ssid = ssid;
     this.#lo = lo;
@@ -180,8 +184,10 @@ export class Witness {
     this.#learn();
     const steHit = counts[steHits]! > before[0];
     if (steHit) this.#checkSte();
-    if ((counts[cdMisses] ?? 0) === before[1]) this.#checkCd();
-    if (counts[tlbHits]! > before[2]) this.#checkTlb();
+    // A stream that is resolved already has its CD with it; then nobody looks one up.
+    const cdHit = counts[cdHits]! > before[1] || (steHit && !(counts[cdMisses]! > before[2]));
+    if (cdHit) this.#checkCd();
+    if (counts[tlbHits]! > before[3]) this.#checkTlb();
     else this.#checkWalk();
     return result;
   }
@@ -227,7 +233,9 @@ export class Witness {
 
   #checkCd(): void {
     const ste = this.#stes.get(this.#sid)?.at(-1)?.words;
-    if (ste === undefined || (getField(ste, 0, STE.Config) & 5) !== 5) return;
+    if (ste === undefined) return;
+    const stage1 = (getField(ste, 0, STE.Config) & STE_CONFIG.s1) === STE_CONFIG.s1;
+    if (selectSubstream(ste, 0, this.#ssid, stage1, this.#features) < 0) return;
     for (const read of this.#cds.get(this.#cdKey()) ?? []) {
       const now = this.#changed(read, read.what === "CD" ? CD_MASK : L1CD_MASK);
       if (now === undefined) continue;

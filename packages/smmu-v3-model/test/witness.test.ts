@@ -331,6 +331,26 @@ describe("no mistake, no report", () => {
     expect(reports).toEqual([]);
   });
 
+  test.each([["bypass", 1], ["terminate", 0]])("CD 0, where S1DSS has traffic without a substream %s", (_name, S1DSS) => {
+    const { rig, reports } = watched();
+    rig.stage1(2, {}, { S1CDMax: 1, S1DSS: 2 });
+    rig.access(2, VA);
+    rig.ste(2, { Config: STE_CONFIG.s1, S1ContextPtr: CDS + 128, S1CDMax: 1, S1DSS });
+    rig.command("CFGI_STE", { SID: 2, Leaf: 1 });
+    rig.access(2, VA);
+    rig.cd(CDS + 128, { V: 0 });
+    rig.access(2, VA);
+    expect(reports).toEqual([]);
+  });
+
+  test("an SMMU that keeps nothing, of a CD that an illegal STE leads to", () => {
+    const { rig, reports } = warm({ profile: "eager" });
+    rig.cd(CDS + 64, { V: 0 });
+    rig.fields(STE, STRTAB + 64, { S1Fmt: 3, S1CDMax: 31 });
+    rig.access(1, VA);
+    expect(reports).toEqual([]);
+  });
+
   test("an SMMU that keeps nothing", () => {
     const { rig, reports, leaf } = warm({ profile: "eager" });
     rig.memory.store64(leaf, 0, 0);

@@ -161,14 +161,15 @@ function machineFailures({ machine }: Board): string[] {
   ];
 }
 
-/** Memory in use after boot. EL2: what it uses of its pool, and pages donated to it; EL1: the kernel's other allocations. */
+/** Memory in use after boot. EL2: what it uses of its pools, and pages donated to it but not to a pool; EL1: the kernel's other allocations. */
 function memoryAfterBoot(board: Board, port: HostPort): RunResult["memory"] {
   const { counters } = board;
   const pool = counters.names().filter((name) => name.startsWith("pool."));
   const donated = counters.read("pagesDonated").el2 * PAGE_SIZE;
+  const toppedUp = counters.read("pagesToppedUp").el2 * PAGE_SIZE;
   return {
     el1Bytes: port.allocatedBytes - port.status.poolBytes - donated,
-    el2Bytes: pool.reduce((sum, name) => sum + counters.read(name).el2, donated),
+    el2Bytes: pool.reduce((sum, name) => sum + counters.read(name).el2, donated - toppedUp),
     el2PoolBytes: port.status.poolBytes,
   };
 }
