@@ -27,7 +27,7 @@ export const nestedVsmmu: Feature = {
     if (idr0 === undefined) return hidden("EL2 refuses the kernel every access to the SMMU's registers");
     const stage2 = maskOf(REG.IDR0.S2P);
     if ((rig.hardwareIdr0 & stage2) !== 0 && (idr0 & stage2) === 0) return hidden("IDR0.S2P is 1 on the hardware and 0 where the kernel reads it");
-    const found = ops.length === 0 ? "no operation of its driver nests a VM's" : `its driver offers ${ops.join(", ")}, which no VM uses yet`;
+    const found = ops.length === 0 ? "no operation of its driver nests a VM's" : `its driver offers ${ops.join(", ")}; no VM of this probe uses them`;
     return absent(`the kernel sees both stages; ${found}`);
   },
 };
